@@ -1,0 +1,82 @@
+"""sciml: differential equations, inverse problems and statistics, with answers that say how far they can be trusted.
+
+The names of this module load what they need when they are first used, so that ``import sciml`` costs next to nothing:
+
+>>> import sciml
+>>> sorted(sciml.get_config())
+['check_finite', 'device', 'dtype', 'memory', 'on_failure', 'progress']
+"""
+
+import importlib
+import logging
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it; sorted, and repeated for editors under TYPE_CHECKING below.
+_WHERE = {
+    "Box": "sciml.solvers.gp_pde",
+    "Dirichlet": "sciml.solvers.gp_pde",
+    "Initial": "sciml.solvers.gp_pde",
+    "Neumann": "sciml.solvers.gp_pde",
+    "PDE": "sciml.solvers.gp_pde",
+    "Periodic": "sciml.solvers.gp_pde",
+    "Region": "sciml.solvers.gp_pde",
+    "Robin": "sciml.solvers.gp_pde",
+    "config_context": "sciml._config",
+    "get_config": "sciml._config",
+    "load": "sciml.results",
+    "set_config": "sciml._config",
+    "show_versions": "sciml._versions",
+    "solve_pde": "sciml.solvers.gp_pde",
+}
+_PARTS = (
+    "exceptions",
+    "inverse",
+    "iterate",
+    "linalg",
+    "progress",
+    "random",
+    "results",
+    "solvers",
+    "stats",
+    "testing",
+    "validation",
+)
+__all__ = ["__version__", *_WHERE, *_PARTS]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from sciml import (
+        exceptions,
+        inverse,
+        iterate,
+        linalg,
+        progress,
+        random,
+        results,
+        solvers,
+        stats,
+        testing,
+        validation,
+    )
+    from sciml._config import config_context, get_config, set_config
+    from sciml._versions import show_versions
+    from sciml.results import load
+    from sciml.solvers.gp_pde import PDE, Box, Dirichlet, Initial, Neumann, Periodic, Region, Robin, solve_pde
+
+# A library stays silent until its user configures logging.
+logging.getLogger("sciml").addHandler(logging.NullHandler())
+
+
+def __getattr__(name):
+    if name in _PARTS:
+        return importlib.import_module(f"sciml.{name}")
+    if name in _WHERE:
+        value = getattr(importlib.import_module(_WHERE[name]), name)
+        globals()[name] = value  # the next access does not come here
+        return value
+    raise AttributeError(f"module 'sciml' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

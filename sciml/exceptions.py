@@ -1,0 +1,70 @@
+"""Errors and warnings of sciml: one base class, so that a caller can catch them all or choose.
+
+A message names the argument, its rule, what came instead (value, shape, index) and what to do. The classes hold the
+numbers of their message as attributes, so that a program need not read the text; they travel through pickle, hence
+through process pools, with text and attributes.
+"""
+
+
+class SciMLError(Exception):
+    """Base of every error that sciml raises on purpose."""
+
+
+class InvalidInputError(SciMLError, ValueError):
+    """An argument breaks its rule: shape, range, option, a NaN."""
+
+
+class NotPositiveDefiniteError(InvalidInputError):
+    """A matrix that must be positive definite is not.
+
+    Parameters
+    ----------
+    message : str
+        The whole text.
+    index : int, tuple of int or None
+        Which matrix of a batch; None for a single matrix.
+    smallest : float or None
+        Its smallest eigenvalue, or the pivot that failed, in the units of the matrix; None when unknown.
+    """
+
+    def __init__(self, message="", *, index=None, smallest=None):
+        super().__init__(message)
+        self.index = index
+        self.smallest = smallest
+
+
+class BackendMismatchError(SciMLError, TypeError):
+    """Arrays of one call differ in kind, dtype or device in a way that sciml does not repair silently."""
+
+
+class MemoryBudgetError(SciMLError, MemoryError):
+    """A request would take more memory than allowed; raised before anything is allocated.
+
+    Parameters
+    ----------
+    message : str
+        The whole text.
+    needed, allowed : int or None
+        Bytes.
+    """
+
+    def __init__(self, message="", *, needed=None, allowed=None):
+        super().__init__(message)
+        self.needed = needed
+        self.allowed = allowed
+
+
+class ConvergenceError(SciMLError, RuntimeError):
+    """A tolerance was not met and the caller asked for ``on_failure="raise"``."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A tolerance was not met; the answer is the last iterate."""
+
+
+class ConditioningWarning(UserWarning):
+    """The answer is less exact than asked for, since the problem is badly conditioned."""
+
+
+class FallbackWarning(UserWarning):
+    """A slower or plainer way was taken than the one asked for."""
