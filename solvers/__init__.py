@@ -1,4 +1,4 @@
-"""Differential equations: find a function from the equation that it satisfies and the values that it takes on a boundary.
+"""Differential equations: find a function from the equation that it satisfies and its values on a boundary.
 
 Each problem has its folder, read in the order problem, method, result, plotting:
 
