@@ -43,7 +43,7 @@ _PARTS = (
     "testing",
     "validation",
 )
-__all__ = ["__version__", *_WHERE, *_PARTS]  # noqa: PLE0604
+__all__ = ["__version__", *_WHERE, *_PARTS]
 
 if TYPE_CHECKING:
     from sciml import (

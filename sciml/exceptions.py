@@ -68,3 +68,7 @@ class ConditioningWarning(UserWarning):
 
 class FallbackWarning(UserWarning):
     """A slower or plainer way was taken than the one asked for."""
+
+
+class InvalidTypeError(InvalidInputError, TypeError):
+    """An argument is of a kind that cannot be used at all, such as a string for a function."""

@@ -17,7 +17,7 @@ def generator(random_state=None):
     Parameters
     ----------
     random_state : None, int or numpy.random.Generator
-        None (the default) draws a fresh seed, an int not below 0 is the seed, a generator is used as it is and moves on.
+        None (the default) draws a fresh seed, an int not below 0 is the seed, a generator is used itself and moves on.
 
     Returns
     -------

@@ -9,8 +9,6 @@ import dataclasses
 import html
 import importlib
 import json
-import logging
-import math
 import numbers
 import os
 import sys
@@ -23,7 +21,6 @@ import numpy as np
 from sciml.exceptions import InvalidInputError
 from sciml.iterate import Status
 
-_log = logging.getLogger(__name__)
 _FORMAT = 1
 _COMMON = ("status", "n_iter", "history", "settings")
 # "module:name" -> class, filled as classes are made; the only classes that a file can name.
@@ -371,11 +368,15 @@ def load(path):
             head = json.loads(archive["head"].tobytes().decode())
             arrays = {key: archive[key] for key in archive.files if key != "head"}
         form, name, fields, state = head["format"], head["class"], dict(head["fields"]), dict(head["state"])
+        status = fields["status"]
+        fields["status"] = Status[status["enum"]] if isinstance(status, dict) else status
         torch_dtypes, history = head["torch"], {key: arrays.pop(f"history.{key}") for key in head["history"]}
     except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, SyntaxError) as e:
         raise InvalidInputError(f"{rule} is damaged or of another origin: {e}. Save the result again.") from None
     if form != _FORMAT:
-        raise InvalidInputError(f"{rule} has format {form!r}; this version reads {_FORMAT}. Use the sciml that wrote it.")
+        raise InvalidInputError(
+            f"{rule} has format {form!r}; this version reads {_FORMAT}. Use the sciml that wrote it."
+        )
     cls = _find_class(rule, name)
     for key, value in arrays.items():
         part, _, key_inside = key.partition(".")
@@ -383,8 +384,6 @@ def load(path):
         if target is None:
             raise InvalidInputError(f"{rule} holds an array {key!r} that is not of a result.")
         target[key_inside] = _as_tensor(value, torch_dtypes[key]) if key in torch_dtypes else value
-    if isinstance(fields["status"], dict):
-        fields["status"] = Status[fields["status"]["enum"]]
     fields["history"] = history
     try:
         return cls._restore(fields, state)
@@ -402,7 +401,9 @@ def _find_class(rule, name):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(module)
     if name not in _CLASSES:
-        raise InvalidInputError(f"{rule} holds {name!r}, which is no result of this sciml. Import what defines it first.")
+        raise InvalidInputError(
+            f"{rule} holds {name!r}, which is no result of this sciml. Import what defines it first."
+        )
     return _CLASSES[name]
 
 

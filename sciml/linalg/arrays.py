@@ -127,7 +127,8 @@ def _tensor(name, array):
         plain = np.asarray(array)
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
-            f"{name} must be a rectangular array of numbers; got {type(array).__name__}: {error}. Give all rows one length."
+            f"{name} must be a rectangular array of numbers; got {type(array).__name__}: {error}. "
+            "Give all rows one length."
         ) from None
     if plain.dtype.kind not in "biufc" or plain.dtype.itemsize > (16 if plain.dtype.kind == "c" else 8):
         raise InvalidInputError(
