@@ -1,0 +1,57 @@
+"""Fixtures for all tests: random numbers seeded by the test's name, and one array library after the other."""
+
+import os
+import zlib
+
+import numpy as np
+import pytest
+
+try:
+    import sciml
+    import sciml.solvers  # the links of a bare checkout satisfy the first import only where links work
+except ImportError as error:
+    raise pytest.UsageError(f"sciml is not installed ({error}): run pip install -e .") from None
+
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers fill the cores already; threads of their own would only get in one another's way.
+    torch.set_num_threads(1)
+
+
+class Backend:
+    """Make arrays of one library and turn them into NumPy again."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def array(self, values, dtype=None):
+        """Return values as an array of this library."""
+        values = np.asarray(values, dtype=dtype)
+        return values if self.name == "numpy" else torch.from_numpy(values.copy())
+
+    def numpy(self, values):
+        """Return an array of this library as NumPy, and refuse one of another library."""
+        wanted = (np.ndarray, np.generic) if self.name == "numpy" else torch.Tensor
+        assert isinstance(values, wanted), f"{type(values)} is not of {self.name}"
+        return np.asarray(values if self.name == "numpy" else values.detach().cpu())
+
+
+@pytest.fixture(params=["numpy", "torch"])
+def backend(request):
+    """One array library after the other."""
+    return Backend(request.param)
+
+
+@pytest.fixture
+def rng(request):
+    """A generator seeded by the test's name, so that a test gives the same alone and in company."""
+    return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch):
+    """Undo what a test does to the configuration, and hide what the shell says about it."""
+    for name in [name for name in os.environ if name.startswith("SCIML_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sciml._config, "_process", {})

@@ -1,0 +1,41 @@
+"""The errors are what a caller would catch them as, and travel through pickle whole."""
+
+import pickle
+
+import pytest
+
+from sciml import exceptions as ex
+
+
+@pytest.mark.parametrize(
+    ("cls", "bases"),
+    [
+        (ex.InvalidInputError, (ex.SciMLError, ValueError)),
+        (ex.NotPositiveDefiniteError, (ex.InvalidInputError, ValueError)),
+        (ex.BackendMismatchError, (ex.SciMLError, TypeError)),
+        (ex.MemoryBudgetError, (ex.SciMLError, MemoryError)),
+        (ex.ConvergenceError, (ex.SciMLError, RuntimeError)),
+        (ex.ConvergenceWarning, (UserWarning,)),
+        (ex.ConditioningWarning, (UserWarning,)),
+        (ex.FallbackWarning, (UserWarning,)),
+    ],
+)
+def test_is_caught_as_its_bases_and_pickles(cls, bases):
+    assert all(issubclass(cls, base) for base in bases)
+    again = pickle.loads(pickle.dumps(cls("tol must be positive; got -1.")))
+    assert type(again) is cls
+    assert str(again) == "tol must be positive; got -1."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ex.NotPositiveDefiniteError("number 7 is not", index=7, smallest=-0.5),
+        ex.MemoryBudgetError("too large", needed=2**40, allowed=2**30),
+    ],
+)
+def test_keeps_its_numbers_through_pickle(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+    assert None not in vars(again).values()
