@@ -217,7 +217,8 @@ def _check_tol(name, tol, like):
 
 def _eps(like):
     """Return the machine epsilon and name of a dtype, or of an array's dtype; of float64 where there is none."""
-    dtype = getattr(like, "dtype", like)
+    # On a class such as numpy.float32 the attribute is there, too, but is no dtype.
+    dtype = like if isinstance(like, type) else getattr(like, "dtype", like)
     word = (dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None) or str(dtype)).rpartition(".")[2]
     # bfloat16 is unknown to NumPy; complex numbers have the eps of their parts.
     known = {"bfloat16": 2.0**-7, "complex64": 2.0**-23, "complex128": 2.0**-52}

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 try:
-    import sciml
-    import sciml.solvers  # the links of a bare checkout satisfy the first import only where links work
+    import sciml.solvers  # noqa: F401  # the links of a bare checkout satisfy the first import only where links work
 except ImportError as error:
     raise pytest.UsageError(f"sciml is not installed ({error}): run pip install -e .") from None
 
@@ -54,4 +53,4 @@ def _own_settings(monkeypatch):
     """Undo what a test does to the configuration, and hide what the shell says about it."""
     for name in [name for name in os.environ if name.startswith("SCIML_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(sciml._config, "_process", {})
+    monkeypatch.setattr("sciml._config._process", {})

@@ -34,11 +34,16 @@ def test_argument_beats_context_beats_process_beats_environment_beats_default(mo
 
 def test_a_context_ends_with_an_error_and_stays_in_its_thread():
     seen = []
-    with pytest.raises(RuntimeError, match="inside"), config_context(progress=True):
-        thread = threading.Thread(target=lambda: seen.append(get_config()["progress"]))
-        thread.start()
-        thread.join()
-        raise RuntimeError("inside")
+
+    def look_from_a_thread_and_fail():
+        with config_context(progress=True):
+            thread = threading.Thread(target=lambda: seen.append(get_config()["progress"]))
+            thread.start()
+            thread.join()
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        look_from_a_thread_and_fail()
     assert seen == [False]
     assert get_config()["progress"] is False
 

@@ -56,6 +56,8 @@ def check_gradient(function, x, gradient=None, *, rtol=1e-6, step=None, n_direct
     G = _automatic(function, x) if given is None else as_numpy(given)
     if G.shape != tuple(x.shape):
         raise AssertionError(f"gradient must have the shape of x, {tuple(x.shape)}; got {G.shape}.")
+    if not np.isfinite(G).all():
+        raise AssertionError(f"gradient is wrong: {int((~np.isfinite(G)).sum())} of its entries are not finite.")
     if step is None:
         step = float(abs(as_numpy(x)).max(initial=0.0)) / 16 or 1 / 16
     norm = float(np.linalg.norm(G))
