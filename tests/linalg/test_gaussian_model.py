@@ -274,6 +274,7 @@ def test_kind_and_dtype_follow_the_data(shape):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @shapes
 def test_cuda_agrees_with_the_cpu(shape):
     A, y, s, e = problem(*shape)
@@ -375,6 +376,19 @@ def test_monotone_sweeps_never_lower_the_evidence_and_report_that_of_the_whole_m
     assert evidence[-1] > evidence[0] + 0.1
     for step in steps[::10]:
         assert_allclose(step.scalars["log_evidence"], step.value.posterior.log_evidence, rtol=1e-12)
+
+
+def test_a_monotone_sweep_goes_half_as_far_as_one_of_mackay():
+    A, y = orthonormal_problem()
+    model = GaussianLinearModel(A, y, prior_std=1.0, noise_std=0.1)
+    first = {}
+    for variant in ("mackay", "monotone"):
+        steps = sparse_bayes_steps(model, variant=variant)
+        next(steps)
+        first[variant] = next(steps).value.group_factor
+    assert_allclose(first["mackay"], first["monotone"] ** 2, rtol=1e-12)
+    # One orthonormal feature of unit prior: z = (a . y) / (1 + noise^2), d = 1 / (1 + noise^2).
+    assert_allclose(first["mackay"], (A.T @ y) ** 2 / 1.01, rtol=1e-9)
 
 
 def test_the_criterion_is_the_gradient_of_the_evidence():
