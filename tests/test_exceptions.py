@@ -28,14 +28,13 @@ def test_is_caught_as_its_bases_and_pickles(cls, bases):
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("cls", "numbers"),
     [
-        ex.NotPositiveDefiniteError("number 7 is not", index=7, smallest=-0.5),
-        ex.MemoryBudgetError("too large", needed=2**40, allowed=2**30),
+        (ex.NotPositiveDefiniteError, {"index": 7, "smallest": -0.5}),
+        (ex.MemoryBudgetError, {"needed": 2**40, "allowed": 2**30}),
     ],
 )
-def test_keeps_its_numbers_through_pickle(error):
-    again = pickle.loads(pickle.dumps(error))
-    assert str(again) == str(error)
-    assert vars(again) == vars(error)
-    assert None not in vars(again).values()
+def test_keeps_its_numbers_through_pickle(cls, numbers):
+    again = pickle.loads(pickle.dumps(cls("too much", **numbers)))
+    assert str(again) == "too much"
+    assert vars(again) == numbers

@@ -50,7 +50,7 @@ def test_kills_survivors_controls_and_the_checkout_stays(tree, capsys):
         (("gone", "5 * x", "3 * x"), "invalid: find occurs 0 times"),
         (("twice", "* x", "+ x"), "invalid: find occurs 2 times"),
         (("nothing", "2 * x", "2 * x"), "invalid: replace changes nothing"),
-        (("no syntax", "2 * x", "2 *"), "invalid: pytest ended with"),
+        (("no syntax", "2 * x", "2 )"), "invalid: pytest ended with"),
     ],
 )
 def test_what_is_not_as_expected_fails(tree, capsys, entry, verdict):
