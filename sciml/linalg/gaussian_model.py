@@ -197,6 +197,10 @@ class Posterior:
         Phi = Phi.detach().double()
         return Phi, self._factor.root(Phi * self._inside.prior)
 
+    def covariance_root(self) -> Array:
+        """Return W, shape (p, q), with ``W @ W.T`` the posterior covariance of theta, in units of the coefficients."""
+        return self._out(self._factor.root(torch.diag(self._inside.prior)))
+
     def std(self, Phi: Array) -> Array:
         """Return the standard deviation of ``Phi @ theta`` for features (m, p): shape (m,), without noise."""
         return self._out(torch.linalg.vector_norm(self._root(Phi)[1], dim=1))

@@ -1,0 +1,19 @@
+"""Partial differential equations of high frequency and many scales, by Gaussian processes with spectral-mixture kernels.
+
+Question  Solve L u = f with conditions on the boundary, when u oscillates ten to a thousand times across the domain.
+Prior     u is a Gaussian process whose spectrum has few peaks; conditioning on the equation is one factorisation.
+Answer    A function of points with derivatives, standard deviation and spectrum, and a certificate that does not flatter.
+Start     ``sciml.solve_pde(PDE(domain, operator, source, conditions))``.
+Neighbour A plain Chebyshev method where everything is smooth, resolved and on a box: this package falls back to it.
+"""
+
+from sciml.solvers.gp_pde.problem import PDE as PDE
+from sciml.solvers.gp_pde.problem import Box as Box
+from sciml.solvers.gp_pde.problem import Dirichlet as Dirichlet
+from sciml.solvers.gp_pde.problem import Initial as Initial
+from sciml.solvers.gp_pde.problem import Neumann as Neumann
+from sciml.solvers.gp_pde.problem import Periodic as Periodic
+from sciml.solvers.gp_pde.problem import Region as Region
+from sciml.solvers.gp_pde.problem import Robin as Robin
+from sciml.solvers.gp_pde.result import PDESolution as PDESolution
+from sciml.solvers.gp_pde.solve import solve_pde as solve_pde

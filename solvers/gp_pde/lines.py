@@ -1,0 +1,252 @@
+r"""What a box problem needs along each axis, read off its callables on lines.
+
+The source and the boundary data are sampled on lines parallel to an axis.  Their Chebyshev coefficients tell how long a
+plain polynomial expansion must be; the carrier search tells whether a few frequencies explain the same values with fewer
+features.  Real roots of the operator's own symbol (a wavenumber, say) are added, since they need not show in the data.
+
+Cost      about 1e4 values of each callable, a few milliseconds of small least-squares problems for each axis.
+Pitfalls  Values that are only rounding (boundary data of size 1e-14 beside a source of size 1) must not be taken for a
+          spectrum: each group is compared with what the other implies for the size of u.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from sciml.solvers.gp_pde.collocation import symbol_size
+from sciml.solvers.gp_pde.features import AxisBasis, JointBasis
+from sciml.solvers.gp_pde.frequencies import chebyshev_length, find_carriers
+from sciml.solvers.gp_pde.functions import PointFunction
+from sciml.solvers.gp_pde.problem import Initial, Periodic, named_faces
+
+__all__ = ["AxisNeeds", "axis_needs"]
+
+logger = logging.getLogger(__name__)
+
+PAYS = 0.75  # carriers are used when they need at most this part of the plain expansion's features
+MAX_LENGTH = 2**13  # Chebyshev coefficients tried on a line
+
+
+@dataclass(frozen=True)
+class AxisNeeds:
+    """Sizes of the features along one axis.
+
+    Parameters
+    ----------
+    lower, upper : float
+        The axis.
+    length : int
+        Chebyshev coefficients that the plain expansion needs.
+    resolved : bool
+        False when even `MAX_LENGTH` coefficients do not resolve the data.
+    omega : tuple of float
+        Carriers, rad / unit; empty when they do not pay.
+    n_base, n_envelope : int, tuple of int
+        Envelope terms with carriers.
+    weights : tuple of float
+        Root-mean-square size of each carrier's part of the data (relative to the group's largest value).
+    periodic : bool
+        True for harmonics of the interval.
+    """
+
+    lower: float
+    upper: float
+    length: int
+    resolved: bool
+    omega: tuple = ()
+    n_base: int = 0
+    n_envelope: tuple = ()
+    weights: tuple = ()
+    periodic: bool = False
+
+    def plain(self, level: int = 0) -> AxisBasis:
+        """The carrier-free basis: Chebyshev polynomials, or harmonics; each level adds a quarter."""
+        n = self.length + max(8, self.length // 20)
+        n = int(math.ceil(n * 1.25**level)) + 4 * level
+        if self.periodic:  # a tone of n half waves on [-1, 1] is harmonic n / pi * ... ; lengths count polynomials
+            n = int(n / math.pi) + 12
+        return AxisBasis(self.lower, self.upper, (), n, (), self.periodic)
+
+    def mixture(self, level: int = 0) -> AxisBasis:
+        """The basis with carriers, or the plain one where they do not pay."""
+        if not self.omega:
+            return self.plain(level)
+        base, sizes = self.n_base + 6 * level, tuple(m + 2 * level for m in self.n_envelope)
+        if base + 2 * sum(sizes) > PAYS * (self.length + 30):
+            return self.plain(max(0, level - 1))
+        return AxisBasis(self.lower, self.upper, self.omega, base, sizes)
+
+
+def axis_needs(pde, dim: int, rng: np.random.Generator, *, carriers: bool = True, frequencies=None) -> AxisNeeds:
+    """Analyse one axis of a box problem.
+
+    Parameters
+    ----------
+    pde : PDE
+        On a Box.
+    dim : int
+        The axis.
+    rng : numpy.random.Generator
+        Places the lines.
+    carriers : bool
+        False gives the plain expansion only.
+    frequencies : sequence of float, optional
+        Carriers known beforehand, rad / unit; nothing is searched then.
+
+    Returns
+    -------
+    AxisNeeds
+    """
+    box = pde.domain.box
+    lower, upper = box.bounds[dim]
+    half = (upper - lower) / 2
+    periodic = any(isinstance(c, Periodic) and c.dim % pde.n_dims == dim for c in pde.conditions)
+    groups = [g for g in (_source_lines(pde, dim, rng), _condition_lines(pde, dim, rng)) if g]
+    measured = [_Group(lines, dim, lower, half, rng) for lines in groups]
+    kept = _significant(measured, pde, half)
+    length = max([g.length for g in kept], default=8)
+    resolved = all(g.resolved for g in kept)
+    own, growth = _symbol_roots(pde, dim)
+    length = max(length, 8, *(int(w * half) + 20 for w in own), *(int(6 + 4 * math.sqrt(g * half)) for g in growth))
+    needs = AxisNeeds(lower, upper, length, resolved, periodic=periodic)
+    if periodic or not carriers:
+        return needs
+    if frequencies is not None:
+        omega = tuple(float(w) for w in frequencies)
+        return AxisNeeds(lower, upper, length, resolved, omega, max(16, 2 * pde.order + 12), (8,) * len(omega), (1.0,) * len(omega))
+    if length < 40 or not kept:
+        return needs
+    x = lower + 2 * half * rng.random(900)
+    Y = np.concatenate([g.values(x) / g.top for g in kept], axis=1)
+    known = [w for w in own if w * half > 3 * math.pi]
+    start = JointBasis((lower,), (upper,), np.reshape(known, (-1, 1)), (4,), (3,) * len(known)) if known else None
+    found = find_carriers(torch.as_tensor(x[:, None]), torch.as_tensor(Y), (lower,), (upper,), start=start,
+                          max_frequency=[1.2 * length / half], max_features=int(PAYS * length))  # fmt: skip
+    if found.residual > 1e-9 or not len(found.basis.omega):
+        return needs
+    return _sized(needs, found, pde.order)
+
+
+def _sized(needs, found, order):
+    """Turn a carrier fit of the data into sizes for u, or leave `needs` plain when carriers do not pay."""
+    half = (needs.upper - needs.lower) / 2
+    omega, base = np.abs(found.basis.omega[:, 0]), max(16, found.basis.n_base[0] + 6)
+    sizes, weights = np.array(found.basis.n_envelope), found.weights
+    low = omega * half < 3 * math.pi  # block 0 holds fewer than three periods by itself
+    base = max(base, int(max(omega[low], default=0.0) * half) + 22 + order)
+    omega, sizes, weights = omega[~low], np.maximum(6, sizes[~low] + 3), weights[~low]
+    if not len(omega) or base + 2 * sizes.sum() > PAYS * needs.length + 8:
+        return needs
+    return replace(needs, omega=tuple(omega.tolist()), n_base=base, n_envelope=tuple(sizes.tolist()),
+                   weights=tuple(weights.tolist()))  # fmt: skip
+
+
+class _Group:
+    """Values along some lines: their size, and the polynomial length that they need."""
+
+    def __init__(self, lines, dim, lower, half, rng):
+        self.lines, self.dim = lines, dim
+        self.length, self.resolved, self.top = MAX_LENGTH, False, 0.0
+        check = rng.random(24)
+        n = 32
+        while n <= MAX_LENGTH:
+            xi = np.cos(np.pi * np.arange(n + 1) / n)
+            V = self.values(lower + half * (1 + xi))
+            self.top = max(self.top, float(np.max(np.abs(V))))
+            if self.top == 0 and n >= 128:
+                self.length, self.resolved = 1, True
+                break
+            found = chebyshev_length(V) if self.top > 0 else None
+            if found is not None and self._holds(V, n, lower, half, check):
+                self.length, self.resolved = found, True
+                break
+            n *= 2
+
+    def values(self, x):
+        """Columns of values at the coordinates x (n,), shape (n, number of lines)."""
+        columns = []
+        for function, anchor in self.lines:
+            X = np.repeat(anchor[None, :], len(x), axis=0)
+            X[:, self.dim] = x
+            columns.append(function(X))
+        return np.stack(columns, axis=1)
+
+    def _holds(self, V, n, lower, half, check):
+        """The interpolant agrees with the function at points off the grid."""
+        from scipy.fft import dct
+
+        c = dct(V, type=1, axis=0) / n
+        c[[0, -1]] /= 2
+        xi = 2 * check - 1
+        return np.max(np.abs(np.polynomial.chebyshev.chebval(xi, c).T - self.values(lower + half * (1 + xi)))) < 1e-6 * self.top
+
+
+def _source_lines(pde, dim, rng):
+    """Lines through the box on which the source is asked."""
+    if pde._source.is_sampled or pde._source.constant is not None:
+        return []
+    box, n = pde.domain.box, 1 if pde.n_dims == 1 else 6
+    anchors = box.lower + (box.upper - box.lower) * rng.random((n, pde.n_dims))
+    return [(pde._source, anchor) for anchor in anchors]
+
+
+def _condition_lines(pde, dim, rng):
+    """Lines within the faces on which boundary data are asked."""
+    box, d = pde.domain.box, pde.n_dims
+    out = []
+    for condition in pde.conditions:
+        if isinstance(condition, Periodic):
+            continue
+        data = [condition.u0, condition.velocity] if isinstance(condition, Initial) else [condition.g]
+        where = getattr(condition, "where", None)
+        if callable(where) or (where is not None and named_faces(where, d) is None):
+            continue
+        for value in data:
+            g = PointFunction("g", value, d) if value is not None else None
+            if g is None or g.is_sampled or g.constant is not None:
+                continue
+            for j, side in pde.faces_of(condition):
+                if j == dim:
+                    continue
+                for _ in range(1 if d == 2 else 3):
+                    anchor = box.lower + (box.upper - box.lower) * rng.random(d)
+                    anchor[j] = box.bounds[j][side]
+                    out.append((g, anchor))
+    return out
+
+
+def _significant(groups, pde, half):
+    """Drop groups whose values are rounding beside what the others imply."""
+    terms = pde.coefficient_values(np.atleast_2d((pde.domain.box.lower + pde.domain.box.upper) / 2))
+    alive = [g for g in groups if g.top > 0]
+    if len(alive) < 2:
+        return alive
+    f, g = alive
+    size_f = symbol_size(terms, [f.length / half] * pde.n_dims)
+    size_g = symbol_size(terms, [g.length / half] * pde.n_dims)
+    if f.top < 1e-11 * size_g * g.top and not f.resolved:
+        return [g]
+    if g.top < 1e-11 * f.top / size_f:
+        return [f]
+    return alive
+
+
+def _symbol_roots(pde, dim):
+    """Frequencies and growth rates that the operator allows along one axis on its own: real and imaginary parts of roots."""
+    order = pde.axis_order(dim)
+    if order == 0 or not pde.is_constant:
+        return [], []
+    p = np.zeros(order + 1)
+    for alpha, c in pde.coefficient_values(np.zeros((1, pde.n_dims))).items():
+        if all(a == 0 for j, a in enumerate(alpha) if j != dim):
+            p[order - alpha[dim]] += c
+    if not p[0]:
+        return [], []
+    roots = np.roots(p)
+    waves = sorted({round(abs(float(z.imag)), 12) for z in roots if abs(z.imag) > 1e-9 * (1 + abs(z))})
+    return waves, sorted({round(abs(float(z.real)), 12) for z in roots})

@@ -1,0 +1,260 @@
+r"""Choose how to solve: which features, which of the two solvers, how many points, and what to try next.
+
+A plan is a ladder of bases.  The solver climbs it, and the difference of two neighbouring rungs is the error estimate.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from sciml.exceptions import InvalidInputError
+from sciml.solvers.gp_pde.features import JointBasis, ProductBasis
+from sciml.solvers.gp_pde.fast_diagonal import separable_parts
+from sciml.solvers.gp_pde.frequencies import find_carriers, lattice_step
+from sciml.solvers.gp_pde.lines import axis_needs
+from sciml.solvers.gp_pde.points import interior_points
+from sciml.solvers.gp_pde.problem import Box
+
+__all__ = ["Plan", "make_plan"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Plan:
+    """How a problem is going to be solved.
+
+    Parameters
+    ----------
+    solver : {"fast-diagonal", "collocation"}
+        Kronecker sum on a box, or scattered least squares.
+    why : str
+        The reason, for the report.
+    rungs : callable
+        ``rungs(level) -> basis or None``.
+    carriers : list of dict
+        What was found: ``omega`` (d,) and ``weight``, for the report and `spectrum`.
+    parts : tuple
+        From `separable_parts`, when the solver is fast diagonalisation.
+    alias : dict
+        ``lattice`` (str or None: why samples cannot exclude aliases), ``margin`` (power near the end of the band).
+    resolved : bool
+        False when the data were not resolved on the lines.
+    flat : callable or None
+        Rungs for collocation, when fast diagonalisation turns out not to apply.
+    """
+
+    solver: str
+    why: str
+    rungs: object
+    carriers: list
+    parts: tuple | None = None
+    alias: dict = field(default_factory=lambda: {"lattice": None, "margin": 0.0})
+    resolved: bool = True
+    flat: object = None
+
+
+def make_plan(pde, *, method, rng, frequencies, max_frequency, max_features):
+    """Analyse a problem and decide.
+
+    Parameters
+    ----------
+    pde : PDE
+        The problem.
+    method : {"auto", "carriers", "chebyshev"}
+        "chebyshev" uses no carrier; "carriers" and "auto" do where they pay.
+    rng : numpy.random.Generator
+        Source of lines and points.
+    frequencies : array or None
+        Carriers known beforehand: (Q,) for each axis alike, or (Q, d) vectors.
+    max_frequency : float or None
+        The user's word that the data hold no frequency above, rad / unit.
+    max_features : int
+        Bound on the features of a dense least-squares system.
+
+    Returns
+    -------
+    Plan
+    """
+    carriers = method != "chebyshev"
+    if pde._source.is_sampled:
+        return _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features)
+    if isinstance(pde.domain, Box):
+        return _on_box(pde, rng, carriers, frequencies, max_features)
+    return _in_region(pde, rng, carriers, frequencies, max_frequency, max_features)
+
+
+def _per_axis(frequencies, d):
+    """Known carriers, for each axis a list, or None."""
+    if frequencies is None:
+        return [None] * d
+    omega = np.asarray(frequencies, float)
+    if omega.ndim == 1:
+        return [np.abs(omega).tolist()] * d
+    return [sorted({round(abs(w), 9) for w in column if w}) for column in omega.T]
+
+
+def _vectors(frequencies, d):
+    """Known carriers as vectors (Q, d)."""
+    omega = np.asarray(frequencies, float)
+    if omega.ndim == 2:
+        return omega
+    return omega[:, None] if d == 1 else np.array([w * e for w in omega for e in np.eye(d)])
+
+
+def _on_box(pde, rng, carriers, frequencies, max_features):
+    d = pde.n_dims
+    known = _per_axis(frequencies, d)
+    needs = [axis_needs(pde, j, rng, carriers=carriers, frequencies=known[j]) for j in range(d)]
+    found = [{"omega": [w if i == j else 0.0 for i in range(d)], "weight": v}
+             for j, n in enumerate(needs) for w, v in zip(n.omega, n.weights, strict=True)]  # fmt: skip
+    resolved = all(n.resolved for n in needs)
+
+    def tensor(level):
+        basis = ProductBasis(tuple(n.mixture(level) for n in needs))
+        limit = 4e5 if d == 2 else 4e6
+        return basis if basis.n_features <= limit and max(basis.shape) <= 3000 else None
+
+    def flat(level):
+        if d == 1:
+            basis = _axis_joint(needs[0], level)
+        else:
+            basis = ProductBasis(tuple(n.mixture(level) for n in needs))
+        return basis if basis.n_features <= max_features else None
+
+    parts, reason = separable_parts(pde)
+    kind = "carriers" if any(n.omega for n in needs) else "plain Chebyshev (carriers would not pay)"
+    if d > 1 and parts is not None:
+        plan = Plan("fast-diagonal", f"a box and a separable operator; {kind}", tensor, found, (parts, reason))
+    else:
+        why = "one dimension" if d == 1 else reason
+        plan = Plan("collocation", f"{why}; {kind}", flat, found)
+        if d > 1 and flat(0) is None:
+            plan = _in_region(pde, rng, carriers, frequencies, None, max_features)
+            plan.why = f"{why}; products of axes need too many features"
+    plan.resolved = resolved
+    plan.flat = flat
+    return plan
+
+
+def _axis_joint(needs, level):
+    """One axis as a joint basis, whose recurrences need no orthonormal coordinates; harmonics stay an axis."""
+    axis = needs.mixture(level)
+    if axis.periodic:
+        return ProductBasis((axis,))
+    return JointBasis((needs.lower,), (needs.upper,), np.reshape(axis.omega, (-1, 1)), (axis.n_base,), tuple(axis.n_envelope))
+
+
+def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features):
+    d, box = pde.n_dims, pde.domain.box
+    lower, upper = tuple(box.lower), tuple(box.upper)
+    n = {1: 600, 2: 2500, 3: 3000}.get(d, 3000)
+    start = None
+    if frequencies is not None:
+        omega = _vectors(frequencies, d)
+        start = JointBasis(lower, upper, omega, (12,) * d, (5,) * len(omega))
+    elif carriers and pde._source.constant is None:
+        X = interior_points(pde.domain, n, rng, uniform=True)
+        f = pde._source(X)
+        if np.any(f):
+            top = [max_frequency or 4 * np.pi * n ** (1 / d) / w for w in box.upper - box.lower]
+            fit = find_carriers(torch.as_tensor(X), torch.as_tensor(f[:, None]), lower, upper, max_frequency=top,
+                                max_features=min(n // 3, max_features // 2))  # fmt: skip
+            if fit.residual < 1e-6:
+                start = fit
+    why = "scattered least squares on any domain"
+    if start is None:
+        return Plan("collocation", f"{why}; total-degree Chebyshev", _grow_base(lower, upper, max_features), [])
+    if isinstance(start, JointBasis):
+        basis, weights = start, np.ones(len(start.omega))
+    else:
+        basis, weights = start.basis, start.weights
+    found = [{"omega": w.tolist(), "weight": float(v)} for w, v in zip(basis.omega, weights, strict=True)]
+    base = max(16 if d < 3 else 12, max(basis.n_base) + 4)
+    sizes = tuple(m + 3 for m in basis.n_envelope)
+
+    def rungs(level):
+        more = int(math.ceil(base * 1.3**level)) if d < 3 else base + 3 * level
+        out = JointBasis(lower, upper, basis.omega, (more,) * d, tuple(m + 2 * level for m in sizes))
+        return out if out.n_features <= max_features else None
+
+    plain = _grow_base(lower, upper, max_features)
+    if rungs(0) is None or rungs(1) is None:
+        return Plan("collocation", f"{why}; total-degree Chebyshev (carriers would not pay)", plain, found)
+    return Plan("collocation", f"{why}; {len(found)} carriers", rungs, found)
+
+
+def _grow_base(lower, upper, max_features):
+    d = len(lower)
+
+    def rungs(level):
+        n = int(math.ceil((14 if d < 3 else 8) * (1.3 if d < 3 else 1.2) ** level))
+        out = JointBasis(lower, upper, np.zeros((0, d)), (n,) * d, ())
+        return out if out.n_features <= max_features else None
+
+    return rungs
+
+
+def _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features):
+    d, box = pde.n_dims, pde.domain.box
+    X, f = pde._source.points, pde._source.values
+    lower, upper = tuple(box.lower), tuple(box.upper)
+    length = np.array(upper) - np.array(lower)
+    n = len(np.unique(X, axis=0))
+    if n < 4:
+        raise InvalidInputError(f"source must hold at least 4 different samples; got {n}. Sample it more densely, or pass a callable.")
+    nyquist = np.pi * n ** (1 / d) / length
+    reach = {1: 16, 2: 10}.get(d, 4)
+    top, lattice = reach * nyquist, []
+    for j in range(d):
+        step = lattice_step(X[:, j], lower[j], upper[j], 17 * nyquist[j])
+        if step is not None:
+            top[j] = min(top[j], step / 2)
+            if max_frequency is None or max_frequency > 0.5 * step * (1 + 1e-9):
+                lattice.append(f"the samples lie on a lattice in dimension {j}: frequencies above {step / 2:.4g} rad / unit "
+                               f"fold into the band unseen")  # fmt: skip
+    if max_frequency is not None:
+        top = np.minimum(top, max_frequency)
+    points, values = torch.as_tensor(X), torch.as_tensor(f[:, None])
+    limit = min(max_features, int(n / 1.5))
+    plan_alias = {"lattice": "; ".join(lattice) or None, "margin": 0.0}
+    if not np.any(f):
+        fit_basis, weights, residual = JointBasis(lower, upper, np.zeros((0, d)), (4,) * d, ()), np.zeros(0), 0.0
+    else:
+        start = None
+        if frequencies is not None:
+            omega = _vectors(frequencies, d)
+            start = JointBasis(lower, upper, omega, (4,) * d, (3,) * len(omega))
+        fit = find_carriers(points, values, lower, upper, max_frequency=top, max_features=limit, start=start,
+                            refine_only=frequencies is not None, max_carriers=12 if carriers else 0)  # fmt: skip
+        fit_basis, weights, residual = fit.basis, fit.weights, fit.residual
+    found = [{"omega": w.tolist(), "weight": float(v)} for w, v in zip(fit_basis.omega, weights, strict=True)]
+    if len(weights) and weights.sum() > 0:
+        high = np.any(np.abs(fit_basis.omega) > 0.9 * np.asarray(top), axis=1)
+        plan_alias["margin"] = float((weights[high] ** 2).sum() / (weights**2).sum())
+    free = _boundary_budget(pde)
+    rows = int((n + free) / 1.3)
+    base0 = max(fit_basis.n_base) + pde.order
+    # What the data determine bounds the basis: the homogeneous part is fixed by boundary data, the rest by the samples.
+    rise = {1: 5, 2: 4}.get(d, 2)
+
+    def rungs(level):
+        base = base0 + (4 if d == 1 else 2) + rise * level
+        sizes = tuple(m + (level + 1) // 2 for m in fit_basis.n_envelope)
+        out = JointBasis(lower, upper, fit_basis.omega, (base,) * d, sizes)
+        return out if out.n_features <= min(rows, max_features) else None
+
+    why = f"{n} scattered samples of the source; {len(found)} carriers explain them to {residual:.0e}"
+    plan = Plan("collocation", why, rungs, found, alias=plan_alias)
+    plan.resolved = residual < 1e-3 or not np.any(f)
+    return plan
+
+
+def _boundary_budget(pde):
+    """Coefficients that boundary data can fix beyond what the samples of the source do, roughly."""
+    return 0 if pde.n_dims == 1 else 120 if pde.n_dims == 2 else 400

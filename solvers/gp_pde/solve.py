@@ -1,0 +1,480 @@
+r"""Solve a linear partial differential equation by a Gaussian process with a spectral-mixture kernel, and certify the answer.
+
+The process is a Gaussian linear model in few carriers under polynomial envelopes (`features`); u is integrated out in closed
+form by one factorisation (`collocation`, `fast_diagonal`).  Carriers come from the data themselves (`lines`, `frequencies`).
+The solver climbs a ladder of bases; what it returns is certified by fresh points, by the next rung and by the posterior.
+
+Cost      two factorisations of a few hundred to a few thousand features; see `collocation` and `fast_diagonal`.
+Pitfalls  A small residual at the collocation points proves nothing: only fresh points and a second basis count.
+
+References
+----------
+S. Fang, M. Cooley, D. Long, S. Li, R. Kirby, S. Zhe, Solving high frequency and multi-scale PDEs with Gaussian processes,
+2024, arXiv 2311.04465 (the problem and the kernel; the algorithm here is another).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sciml._config import memory_budget, resolve
+from sciml.exceptions import (
+    ConditioningWarning,
+    ConvergenceError,
+    ConvergenceWarning,
+    InvalidInputError,
+    InvalidTypeError,
+    MemoryBudgetError,
+)
+from sciml.iterate import Step, caller_level, run
+from sciml.random import generator
+from sciml.solvers.gp_pde.collocation import ROUNDING, assemble, symbol_size
+from sciml.solvers.gp_pde.fast_diagonal import check_corners, solve_tensor
+from sciml.solvers.gp_pde.features import ProductBasis
+from sciml.solvers.gp_pde.plan import make_plan
+from sciml.solvers.gp_pde.points import condition_rows, interior_points
+from sciml.solvers.gp_pde.posterior import LeastSquaresPosterior, TensorPosterior
+from sciml.solvers.gp_pde.problem import PDE, Box
+from sciml.solvers.gp_pde.result import PDESolution
+from sciml.validation import check_number, check_option
+
+__all__ = ["solve_pde", "solve_pde_steps"]
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("auto", "carriers", "chebyshev")
+N_TEST = 1500  # points at which rungs are compared and residuals validated
+RESONANCE = 1e-10  # relative size of L v for a function v of size 1 that meets the conditions: below it L is singular
+
+
+def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=None, max_features=4000, max_iter=12,
+              random_state=0, device=None, memory=None, callback=None, on_failure=None, progress=None):  # fmt: skip
+    r"""Solve a linear partial differential equation, with a certificate.
+
+    .. math:: \sum_\alpha c_\alpha \partial^\alpha u = f \text{ in } \Omega \text{, with conditions on the boundary.}
+
+    Parameters
+    ----------
+    pde : PDE
+        Domain, operator, source and conditions.
+    method : {"auto", "carriers", "chebyshev"}
+        "auto" and "carriers" look for frequencies and use them where they pay; "chebyshev" never does.
+    tol : float
+        Bound on the relative L2 error estimate, dimensionless; at least 10 eps. Default 1e-8; the answer is usually better.
+    frequencies : array, shape (Q,) or (Q, d), optional
+        Carriers known beforehand, rad / unit; found by the solver when None.
+    max_frequency : float, optional
+        Your word that scattered samples of the source hold no angular frequency above it, rad / unit. Samples on a lattice
+        need it: they cannot tell a frequency from its alias, and the status is "alias_warning" without it.
+    max_features : int
+        Bound on the features of a dense least-squares system, default 4000 (128 MB for its square factor).
+    max_iter : int
+        Rungs of the ladder of bases that are tried, default 12.
+    random_state : None, int or numpy.random.Generator
+        Places lines and collocation points. Default 0: the same call gives the same answer.
+    device : str or torch.device, optional
+        Where the linear algebra runs; None asks the configuration.
+    memory : int, str or float, optional
+        Budget for temporaries: bytes, "2GiB", or a part of what is free.
+    callback : callable, optional
+        ``callback(n_iter, step)`` after each rung; a true value stops.
+    on_failure : {"warn", "raise", "ignore"}, optional
+        What to do when the status is not "converged"; None asks the configuration.
+    progress : bool, optional
+        Show a bar.
+
+    Returns
+    -------
+    PDESolution
+        Callable: ``sol(X)``. See ``sol.status``, ``sol.error_estimate`` and ``sol.report``.
+
+    Raises
+    ------
+    InvalidInputError, InvalidTypeError
+        An argument breaks its rule; the message names it, its value and the remedy.
+    MemoryBudgetError
+        The smallest basis does not fit into the budget; nothing has been allocated.
+    ConvergenceError
+        With ``on_failure="raise"``.
+
+    Warns
+    -----
+    ConvergenceWarning
+        The status is not "converged".
+    ConditioningWarning
+        Boundary data jump at a corner, coordinates lie far from the origin, or data came in float32.
+
+    Notes
+    -----
+    ``error_estimate`` is the largest of: the relative L2 difference to the solution on the next, richer basis; the posterior
+    standard deviation with the noise that fresh points show; and rounding. ``status`` is "converged" when it is at most `tol`
+    and so are the residuals at fresh interior and boundary points; "near_singular" when a function of size one meets the
+    equation and the conditions with zero data; "alias_warning" when samples cannot exclude aliases; else "not_converged".
+
+    References
+    ----------
+    S. Fang et al., Solving high frequency and multi-scale PDEs with Gaussian processes, 2024, arXiv 2311.04465.
+
+    Examples
+    --------
+    A hundred oscillations from 28 features:
+
+    >>> import numpy as np
+    >>> from sciml.solvers.gp_pde import PDE, Box, Dirichlet, solve_pde
+    >>> u = lambda X: np.sin(100 * X[:, 0])
+    >>> sol = solve_pde(PDE(Box([(0, 6)]), {2: 1.0}, lambda X: -1e4 * u(X), [Dirichlet(u)]))
+    >>> sol.status, sol.report["n_features"] < 50
+    ('converged', True)
+    >>> X = np.linspace(0, 6, 7)[:, None]
+    >>> bool(np.max(np.abs(sol(X) - u(X))) < 1e-8)
+    True
+    """
+    if not isinstance(pde, PDE):
+        raise InvalidTypeError(f"pde must be a PDE; got {type(pde).__name__}. Write PDE(domain, operator, source, conditions).")
+    method = check_option("method", method, METHODS)
+    tol = check_number("tol", tol, low=10 * np.finfo(float).eps, high=1.0)
+    max_features = check_number("max_features", max_features, low=8, integer=True)
+    max_iter = check_number("max_iter", max_iter, low=0, integer=True)
+    if max_frequency is not None:
+        max_frequency = check_number("max_frequency", max_frequency, low=0.0, inclusive="neither")
+    frequencies = _checked_frequencies(frequencies, pde.n_dims)
+    on_failure = resolve("on_failure", on_failure)
+    device = _device(device)
+    budget = memory_budget(memory)
+    rng = generator(random_state)
+    started = time.perf_counter()
+    _warn_about_coordinates(pde)
+    plan = make_plan(pde, method=method, rng=rng, frequencies=frequencies, max_frequency=max_frequency, max_features=max_features)
+    analysed = time.perf_counter()
+    context = _Context(pde, plan, rng, device, budget, tol)
+    if max(len(pde.conditions), 1) > 1 and plan.parts is not None:
+        jump = check_corners(pde, context.data_size())
+        if jump > 1e-8:
+            warnings.warn(f"conditions must agree where faces meet; they jump by {jump:.1e} of their size. The solution has a "
+                          f"singularity there and converges slowly.", ConditioningWarning, stacklevel=caller_level())  # fmt: skip
+    # The loop goes on below tol while that is cheap, so its own tolerance is the generator's business.
+    loop = run(solve_pde_steps(context, max_iter), name="solve_pde", tol=max(1e-3 * tol, 3e-15), max_iter=max_iter,
+               callback=callback, on_failure="ignore", progress=progress, dtype="float64")  # fmt: skip
+    record = context.best or loop.value
+    _warn_about_precision(pde, tol)
+    status, reason = _status(context, record, tol)
+    solution = _result(pde, context, record, loop, status, reason, {
+        "method": method, "tol": tol, "max_features": max_features, "max_frequency": max_frequency, "device": str(device),
+        "random_state": random_state if isinstance(random_state, int) else None, "dtype": "float64",
+    }, {"analysis": analysed - started, "total": time.perf_counter() - started})  # fmt: skip
+    if status != "converged" and on_failure != "ignore":
+        text = (f"solve_pde: status {status} with error estimate {record.estimate:.1e}, tol={tol:.0e}: {reason}.")
+        if on_failure == "raise":
+            raise ConvergenceError(text)
+        warnings.warn(text, ConvergenceWarning, stacklevel=caller_level())
+    return solution
+
+
+@dataclass
+class Record:
+    """One rung: its posterior and what is known of its error."""
+
+    posterior: object
+    n_rows: int
+    values: torch.Tensor
+    cancellation: float = 1.0
+    left_out: np.ndarray | None = None
+    estimate: float = math.inf
+    difference: float = math.inf
+    propagated: float = math.inf
+    residual_rms: float = math.inf
+    residual_max: float = math.inf
+    boundary: float = math.inf
+    factor: float = 0.0
+
+    @property
+    def n_features(self):
+        """Number of features of the basis."""
+        return self.posterior.basis.n_features
+
+
+class _Context:
+    """A problem with its plan, points for validation, and scales."""
+
+    def __init__(self, pde, plan, rng, device, budget, tol):
+        self.pde, self.plan, self.rng, self.device, self.budget, self.tol = pde, plan, rng, device, budget, tol
+        self.best, self.notes = None, []
+        half = N_TEST // 2
+        X = interior_points(pde.domain, half, rng, uniform=True)
+        self.X = np.concatenate([X, interior_points(pde.domain, N_TEST - half, rng)])  # also the faces' neighbourhood
+        self.test = torch.as_tensor(self.X, device=device)
+        self.terms = pde.coefficient_values(self.X)
+        self.f = None if pde._source.is_sampled else pde._source(self.X)
+        self.boundary = condition_rows(pde, {1: 1, 2: 150}.get(pde.n_dims, 300), rng)
+        self.low = symbol_size(self.terms, np.pi / (pde.domain.box.upper - pde.domain.box.lower))
+
+    def data_size(self):
+        """Largest boundary value, in units of u."""
+        sizes = [float(np.max(np.abs(r.rhs))) for r in self.boundary if all(sum(a) == 0 for a in r.terms)]
+        return max(sizes, default=0.0)
+
+    def solve(self, basis):
+        """One rung; returns a Record."""
+        if self.plan.solver == "fast-diagonal":
+            self._check_memory(8 * 4 * basis.n_features + 8 * 3 * sum(r * r for r in basis.shape), basis)
+            out = solve_tensor(self.pde, basis, *self.plan.parts, device=self.device)
+            if not isinstance(out, str):
+                posterior = TensorPosterior(basis, out.theta, out.roots, out.eigenvalues)
+                return Record(posterior, 0, posterior.apply(self.test, {(0,) * basis.n_dims: 1.0}), out.cancellation)
+            logger.info("fast diagonalisation refused: %s", out)
+            self.notes.append(out)
+            self.plan.solver, self.plan.rungs = "collocation", self.plan.flat
+            if basis.n_features > 4000:
+                return None
+        return self._least_squares(basis)
+
+    def _least_squares(self, basis):
+        pde, d, P = self.pde, self.pde.n_dims, basis.n_features
+        widest = max(basis.shape) if isinstance(basis, ProductBasis) else max(basis.n_base) + 2 * sum(basis.n_envelope)
+        n_face = {1: 1, 2: max(40, 2 * min(widest, int(math.sqrt(2 * P)) + 8))}.get(d, max(150, int(2 * P ** (2 / 3))))
+        n = max(2 * P if P < 1000 else int(1.5 * P), 1500)
+        sampled = pde._source.is_sampled
+        n = len(pde._source.points) if sampled else n
+        self._check_memory(8 * 4 * (n + 2 * d * n_face + P) * P, basis)
+        X = pde._source.points if sampled else interior_points(pde.domain, n, self.rng)
+        rows = condition_rows(pde, n_face, self.rng)
+        system = assemble(basis, X, pde.coefficient_values(X), pde._source.values if sampled else pde._source(X), rows, self.device)
+        fitted, unit = system.solve()
+        theta = fitted.mean * unit
+        root = lambda: fitted.covariance_root() / ROUNDING  # noqa: E731 - made only when the certificate asks
+        posterior = LeastSquaresPosterior(basis, theta, root)
+        record = Record(posterior, len(system.y), posterior.apply(self.test, {(0,) * d: 1.0}))
+        if sampled:
+            loo = fitted.leave_one_out[: system.n_interior] * unit
+            record.left_out = (loo * system.size[: system.n_interior]).cpu().numpy()
+        record.row_size = float(system.size[: system.n_interior].square().mean().sqrt())
+        return record
+
+    def _check_memory(self, needed, basis):
+        if needed > self.budget:
+            raise MemoryBudgetError(f"memory must hold the factorisation of {basis.n_features} features, {needed / 2**30:.2f} GiB; the budget "
+                                    f"is {self.budget / 2**30:.2f} GiB. Raise `memory`, lower `max_features`, or loosen `tol`.",
+                                    needed=int(needed), allowed=int(self.budget))  # fmt: skip
+
+    def judge(self, record, richer):
+        """Fill in the certificate of a record, given the solution on a richer basis (or None)."""
+        size = float(record.values.square().mean().sqrt())
+        if richer is not None:
+            gap = float((record.values - richer.values).square().mean().sqrt())
+            record.difference = gap / size if size > 0 else (0.0 if gap == 0 else math.inf)
+        Lu = record.posterior.apply(self.test, self.terms).cpu().numpy()
+        parts = sum(np.abs(c) * np.abs(record.posterior.apply(self.test, {a: 1.0}).cpu().numpy()) for a, c in self.terms.items())
+        if self.f is not None:
+            r = Lu - self.f
+            scale = np.sqrt(np.mean((parts + np.abs(self.f)) ** 2))
+        else:
+            r = record.left_out
+            scale = np.sqrt(np.mean(parts**2)) + np.sqrt(np.mean(self.pde._source.values**2))
+        rms, peak = float(np.sqrt(np.mean(r**2))), float(np.max(np.abs(r)))
+        record.residual_rms, record.residual_max = (rms / scale, peak / scale) if scale > 0 else (0.0, 0.0)
+        record.boundary = self._boundary_residual(record, size)
+        record.propagated = self._propagated(record, rms, size)
+        record.estimate = max(record.difference, record.propagated, 4 * np.finfo(float).eps)
+        if size == 0 and rms == 0 and record.boundary == 0:
+            record.estimate = 0.0
+        return record
+
+    def _boundary_residual(self, record, size):
+        worst = 0.0
+        for group in self.boundary:
+            X = torch.as_tensor(group.X, device=self.device)
+            r = record.posterior.apply(X, group.terms)
+            if group.minus is not None:
+                r = r - record.posterior.apply(torch.as_tensor(group.minus, device=self.device), group.terms)
+            scale = float(np.sqrt(np.mean(group.rhs**2))) + size * symbol_size(group.terms, np.pi / self._length())
+            r = float((r - torch.as_tensor(group.rhs, device=self.device)).square().mean().sqrt())
+            worst = max(worst, r / scale if scale > 0 else r)
+        return worst
+
+    def _length(self):
+        return self.pde.domain.box.upper - self.pde.domain.box.lower
+
+    def _propagated(self, record, rms, size):
+        """Relative size of u that noise as large as the validated residual makes; also sets the factor of the covariance."""
+        X = self.test[:: max(1, N_TEST // 300)]
+        shape = record.posterior.deviation(X, (0,) * self.pde.n_dims)
+        spread = float(shape.square().mean().sqrt())
+        if isinstance(record.posterior, TensorPosterior):
+            counts = [len(a.quadrature()[0]) for a in record.posterior.basis.axes]
+            noise = rms * math.sqrt(float(np.prod(self._length())) / math.prod(counts))
+        else:
+            noise = rms / record.row_size if record.row_size else 0.0
+        record.spread = spread
+        if size == 0:
+            return 0.0 if rms == 0 else math.inf
+        return noise * spread / size
+
+    def resonance(self, record):
+        """Relative size of (L v, B v) for the function v that the data determine least; rounding level means singular."""
+        if isinstance(record.posterior, TensorPosterior):
+            return record.cancellation
+        d = self.pde.n_dims
+        rng = np.random.default_rng(0)
+        state = rng.bit_generator.state
+
+        def draw(X, terms):
+            out = 0.0
+            for alpha, c in terms.items():
+                rng.bit_generator.state = state  # one and the same function v
+                v = record.posterior.draw(torch.as_tensor(X, device=self.device), alpha, 1, rng)[0].cpu().numpy()
+                out = out + c * v
+            return out
+
+        X = self.X[::4]
+        terms = {a: (c if isinstance(c, float) else c[::4]) for a, c in self.terms.items()}
+        v = draw(X, {(0,) * d: 1.0})
+        size = np.sqrt(np.mean(v**2))
+        if not size > 0:
+            return 1.0
+        parts = sum(np.abs(draw(X, {a: 1.0}) * c) for a, c in terms.items())
+        inside = np.sqrt(np.mean(draw(X, terms) ** 2)) / (np.sqrt(np.mean(parts**2)) + self.low * size)
+        edge = 0.0
+        for group in self.boundary:
+            b = draw(group.X, group.terms)
+            if group.minus is not None:
+                b = b - draw(group.minus, group.terms)
+            edge = max(edge, np.sqrt(np.mean(b**2)) / (size * symbol_size(group.terms, np.pi / self._length())))
+        return float(max(inside, edge))
+
+
+def solve_pde_steps(context, max_level=12):
+    """Climb the ladder: yield a Step for each rung, with the best certified record as value.
+
+    Parameters
+    ----------
+    context : object
+        Made by `solve_pde`: problem, plan, validation points.
+    max_level : int
+        Highest rung.
+
+    Yields
+    ------
+    Step
+        value : Record; criterion : error estimate, dimensionless.
+    """
+    previous, worse, level = None, 0, 0
+    best = None
+    while level <= max_level + 1:
+        basis = context.plan.rungs(level)
+        level += 1
+        if basis is None:
+            break
+        try:
+            record = context.solve(basis)
+        except MemoryBudgetError:
+            if previous is None:
+                raise
+            context.notes.append("the memory budget ended the refinement")
+            break
+        if record is None:
+            break
+        if previous is not None:
+            context.judge(previous, record)
+            logger.debug("rung %d: %d features, estimate %.1e", level - 2, previous.n_features, previous.estimate)
+            improved = best is None or previous.estimate < best.estimate
+            worse = 0 if best is None or previous.estimate < 0.3 * best.estimate else worse + 1
+            best = previous if improved else best
+            context.best = best
+            yield Step(best, best.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms})
+            if worse and best.estimate <= context.tol:
+                break
+            if worse >= 4:
+                break
+        previous = record
+    if best is None:
+        if previous is None:
+            raise InvalidInputError("max_features must admit the smallest basis of this problem, which needs more. Raise max_features.")
+        context.judge(previous, None)
+        context.best = previous
+        yield Step(previous, previous.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms})
+
+
+def _status(context, record, tol):
+    """The word and its reason."""
+    resonance = context.resonance(record)
+    record.resonance = resonance
+    if resonance < RESONANCE:
+        return "near_singular", (f"a function of size one meets the equation and its conditions with zero data to {resonance:.0e}; "
+                                 f"u is not unique. Check for a resonance or a missing condition")  # fmt: skip
+    if context.plan.alias["lattice"]:
+        return "alias_warning", (f"{context.plan.alias['lattice']}; pass max_frequency if the source is known to hold none, or "
+                                 f"add samples off the lattice")  # fmt: skip
+    if context.plan.alias["margin"] > 1e-6:
+        return "alias_warning", (f"a part {context.plan.alias['margin']:.0e} of the power lies in the top tenth of the band that the "
+                                 f"samples resolve; sample more densely")  # fmt: skip
+    if not record.estimate <= tol:
+        return "not_converged", "raise max_features or max_iter, or loosen tol"
+    if not record.residual_rms <= max(tol, 1e-12) or not record.boundary <= max(10 * tol, 1e-12):
+        return "not_converged", (f"fresh points show a residual of {record.residual_rms:.0e} inside and {record.boundary:.0e} on the "
+                                 f"boundary; the data may be rough, noisy or contradict one another")  # fmt: skip
+    if not context.plan.resolved and record.residual_max > max(tol, 1e-12):
+        return "not_converged", "the data were not resolved on the lines; they may be rough"
+    return "converged", "the error estimate is at most tol"
+
+
+def _result(pde, context, record, loop, status, reason, settings, seconds):
+    size = float(record.values.square().mean().sqrt())
+    target = record.estimate * size if math.isfinite(record.estimate) else size
+    factor = target / record.spread if record.spread > 0 else 0.0
+    plan = context.plan
+    report = {
+        "n_features": record.n_features, "n_rows": record.n_rows, "solver": plan.solver, "why": plan.why, "reason": reason,
+        "residual_validation": record.residual_rms, "residual_max": record.residual_max, "boundary_residual": record.boundary,
+        "difference_to_richer": record.difference, "propagated_noise": record.propagated, "alias_margin": plan.alias["margin"],
+        "singularity": getattr(record, "resonance", 1.0), "carriers": plan.carriers, "seconds": seconds, "notes": context.notes,
+    }  # fmt: skip
+    report = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in report.items()}
+    domain = pde.domain if not isinstance(pde.domain, Box) else None
+    return PDESolution(status=status, n_iter=loop.n_iter, history=loop.history, settings=settings,
+                       error_estimate=record.estimate, report=report, coefficients=record.posterior.theta.detach().cpu().numpy(),
+                       factor=factor, posterior=record.posterior, region=domain)  # fmt: skip
+
+
+def _checked_frequencies(frequencies, d):
+    if frequencies is None:
+        return None
+    from sciml.solvers.gp_pde.functions import to_numpy
+
+    omega = to_numpy("frequencies", frequencies)
+    if omega.ndim not in (1, 2) or omega.size == 0 or (omega.ndim == 2 and omega.shape[1] != d):
+        raise InvalidInputError(f"frequencies must have shape (Q,) or (Q, {d}) with Q > 0; got {omega.shape}. Leave it out to let the "
+                                f"solver find them.")  # fmt: skip
+    return omega
+
+
+def _device(device):
+    name = resolve("device", device)
+    if name == "auto":
+        return torch.device("cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInputError(f"device must be available; got {name!r} and torch sees no CUDA device. Use device='cpu'.")
+    return device
+
+
+def _warn_about_coordinates(pde):
+    box = pde.domain.box
+    offset = np.max(np.abs(np.stack([box.lower, box.upper])), axis=0) / (box.upper - box.lower)
+    if np.max(offset) > 1e5:
+        j = int(np.argmax(offset))
+        warnings.warn(f"bounds lie {offset[j]:.0e} lengths from the origin in dimension {j}: coordinates have lost that many digits "
+                      f"before the solver sees them. Shift the origin of x towards the domain.", ConditioningWarning,
+                      stacklevel=caller_level())  # fmt: skip
+
+
+def _warn_about_precision(pde, tol):
+    if pde._source.single_precision and tol < 1e-4:
+        warnings.warn(f"source came in float32 and tol={tol:.0e}: its seven digits bound what can be reached. Pass float64, or "
+                      f"loosen tol to 1e-4.", ConditioningWarning, stacklevel=caller_level())  # fmt: skip
