@@ -71,6 +71,8 @@ def test_agrees_with_sixty_digits(shape):
     assert_allclose(post.residual, y - A @ twin.mean, rtol=0, atol=1e-12)
     assert_allclose(post.cov(everything), twin.cov, rtol=0, atol=1e-12)
     assert_allclose(post.std(everything), np.sqrt(np.diag(twin.cov)), rtol=1e-12)
+    W = post.covariance_root()
+    assert_allclose(W @ W.T, twin.cov, rtol=0, atol=1e-12)
     assert_allclose(post.leave_one_out, twin.loo, rtol=0, atol=1e-11)
     assert_allclose(post.leverage, twin.leverage, rtol=0, atol=1e-12)
     assert_allclose(post.determined, twin.determined, rtol=0, atol=1e-12)
