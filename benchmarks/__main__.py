@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m benchmarks [names] [--quick] [--json FOLDER]``.
+"""Run the benchmarks: ``python -m benchmarks [names] [--quick] [--threads N] [--json FOLDER]``.
 
 A benchmark is a file bench_*.py here with ``rows(quick)``, which yields dictionaries with the same keys, and optionally
 ``SETTINGS``, a dictionary of sizes, seeds and the like. A table goes to the terminal, table and surroundings to JSON.
@@ -7,9 +7,8 @@ A benchmark is a file bench_*.py here with ``rows(quick)``, which yields diction
 import argparse
 import importlib
 import json
+import os
 from pathlib import Path
-
-from benchmarks.measure import surroundings
 
 HERE = Path(__file__).parent
 
@@ -20,11 +19,16 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure sciml against its peers.")
     parser.add_argument("names", nargs="*", help=f"which ones, all by default: {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="fewer problems and repeats")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the linear algebra; 1 by default")
     parser.add_argument("--json", type=Path, default=HERE / "results", metavar="FOLDER", help="where the JSON goes")
     chosen = parser.parse_args()
     unknown = sorted(set(chosen.names) - set(known))
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(chosen.threads)
+    from benchmarks.measure import surroundings  # loads NumPy, which reads the number of threads once
+
     chosen.json.mkdir(parents=True, exist_ok=True)
     for name in chosen.names or known:
         module = importlib.import_module(f"benchmarks.{name}")

@@ -42,11 +42,18 @@ def ours(problem):
     return solve_pde(statement(problem), method="auto", on_failure="ignore", **settings)
 
 
+def warm():
+    """Solve something small by every method, before memory is measured."""
+    problem = problems.problem("P4", frequency_scale=0.1)
+    ours(problem)
+    for solver, ladder in peers(problem).values():
+        solver(problem, ladder[0])
+
+
 def solve_named(name, options, method, shape=None):
-    """Solve a problem by name, for the measurement of memory in a fresh process; the source is sampled inside."""
+    """Solve a problem by name, for the measurement of memory in a process of its own."""
     problem = problems.problem(name, **options)
     if method == "sciml":
-        # Imports and first-use buffers of a small solve are not the problem's memory.
         return ours(problem)
     return peers(problem)[method][0](problem, tuple(shape))
 

@@ -1,5 +1,6 @@
 """Time, memory and accuracy: warm-up, interleaved repeats, medians and quartiles, peaks in a process of their own."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read once, when NumPy or torch is imported
 
 
 def interleaved(functions, repeats=5, synchronise=None):
@@ -56,12 +59,13 @@ def quartiles(seconds):
 
 
 def peak_memory_mb(target, *arguments):
-    """Return the memory in MB that a call adds to a fresh process, its imports not counted.
+    """Return the memory in MB that a call adds, at its peak, to a fresh process that has warmed up.
 
     Parameters
     ----------
     target : str
-        ``"package.module:function"``, called with the arguments after a module-level import.
+        ``"package.module:function"``; the module's ``warm()``, if it has one, is called first, so that imports and
+        buffers of the first use do not count.
     *arguments
         Values that JSON can carry.
     """
@@ -73,12 +77,25 @@ def peak_memory_mb(target, *arguments):
 
 
 def _added_memory_mb(target, arguments):
-    module, function = target.split(":")
-    call = getattr(importlib.import_module(module), function)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    call(*arguments)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return kilobytes / (1024**2 if sys.platform == "darwin" else 1024)
+    name, function = target.split(":")
+    module = importlib.import_module(name)
+    getattr(module, "warm", lambda: None)()
+    before = _peak_mb(reset=True)
+    getattr(module, function)(*arguments)
+    return _peak_mb() - before
+
+
+def _peak_mb(reset=False):
+    """Return the highest resident memory so far; on Linux it can be reset to the present one."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    # ru_maxrss would not do: a child inherits the peak of the process that started it.
+    if reset:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
 
 
 def surroundings():
@@ -92,7 +109,7 @@ def surroundings():
         "scipy": scipy.__version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "threads_environment": {k: os.environ[k] for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if k in os.environ},
+        "threads_environment": {k: os.environ[k] for k in THREADS if k in os.environ},
         "cpu": _processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

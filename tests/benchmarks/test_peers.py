@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import peers
-from benchmarks.measure import interleaved, quartiles, surroundings
+from benchmarks.measure import interleaved, peak_memory_mb, quartiles, surroundings
 from benchmarks.problems import Problem, problem
 
 
@@ -140,6 +140,13 @@ def test_times_come_as_quartiles_of_interleaved_calls():
         "seconds_high": 4.0,
         "repeats": 5,
     }
+
+
+def test_the_peak_of_a_call_is_that_of_its_arrays():
+    held = b"x" * 200_000_000  # the peak of the process that asks must not count
+    added = peak_memory_mb("numpy:ones", 10_000_000)
+    assert len(held) == 200_000_000
+    assert added == pytest.approx(80e6 / 2**20, rel=0.05)
 
 
 def test_surroundings_name_no_host_and_no_folder():
