@@ -80,7 +80,7 @@ _KEYS = {
     "on_failure": (_on_failure, "warn"),
     "progress": (_flag, False),
 }
-_process = {}
+_process: dict[str, object] = {}
 _context = ContextVar("sciml_config", default=None)
 
 

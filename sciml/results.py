@@ -24,7 +24,7 @@ from sciml.iterate import Status
 _FORMAT = 1
 _COMMON = ("status", "n_iter", "history", "settings")
 # "module:name" -> class, filled as classes are made; the only classes that a file can name.
-_CLASSES = {}
+_CLASSES: dict[str, type] = {}
 
 
 def array(*axes, units="dimensionless", help="", optional=False):
