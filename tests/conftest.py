@@ -12,6 +12,11 @@ except ImportError as error:
     raise pytest.UsageError(f"sciml is not installed ({error}): run pip install -e .") from None
 
 import torch
+from hypothesis import settings
+
+# The same examples in every run: a test fails for a change of the code, not for bad luck.
+settings.register_profile("house", derandomize=True, deadline=None, database=None)
+settings.load_profile("house")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers fill the cores already; threads of their own would only get in one another's way.
