@@ -20,7 +20,7 @@ Pitfalls  normal equations square the condition number, so with a noise of 1e-14
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -197,9 +197,22 @@ class Posterior:
         Phi = Phi.detach().double()
         return Phi, self._factor.root(Phi * self._inside.prior)
 
-    def covariance_root(self) -> Array:
-        """Return W, shape (p, q), with ``W @ W.T`` the posterior covariance of theta, in units of the coefficients."""
-        return self._out(self._factor.root(torch.diag(self._inside.prior)))
+    def covariance_root(self, noise_factor: float = 1.0) -> Array:
+        """Return W, shape (p, q), with ``W @ W.T`` the posterior covariance of theta, in units of the coefficients.
+
+        Parameters
+        ----------
+        noise_factor : float
+            Answer as if all noise were this many times larger, at least 1; no new pass over the data when p <= n.
+        """
+        factor = check_number("noise_factor", noise_factor, low=1.0)
+        prior = torch.diag(self._inside.prior)
+        if factor == 1.0:
+            return self._out(self._factor.root(prior))
+        if isinstance(self._factor, _Wide):
+            louder = replace(self._inside, noise=factor * self._inside.noise)
+            return self._out(_Wide(louder, self._Y / factor).root(prior))
+        return self._out(self._factor.root_of_louder(prior, factor))
 
     def std(self, Phi: Array) -> Array:
         """Return the standard deviation of ``Phi @ theta`` for features (m, p): shape (m,), without noise."""
@@ -318,6 +331,12 @@ class _Tall:
 
     def root(self, F):
         return torch.linalg.solve_triangular(self._R, F, upper=True, left=False)  # F R^-1 (m, p)
+
+    def root_of_louder(self, F, factor):
+        """`root` with noise `factor` times larger: I + M^T M / factor^2 = (1 - factor^-2) I + R^T R / factor^2."""
+        eye = torch.eye(len(self._R), dtype=F.dtype, device=F.device)
+        louder = torch.cat([self._R / factor, math.sqrt(1 - factor**-2) * eye])
+        return torch.linalg.solve_triangular(torch.linalg.qr(louder, mode="r").R, F, upper=True, left=False)
 
     @cached_property
     def _Q(self):

@@ -81,6 +81,15 @@ def test_agrees_with_sixty_digits(shape):
 
 
 @shapes
+def test_a_louder_noise_needs_no_new_model(shape):
+    A, y, s, e = problem(*shape)
+    W = posterior(A, y, s, e).covariance_root(noise_factor=8.0)
+    assert_allclose(W @ W.T, posterior(A, y, s, 8.0 * e).cov(np.eye(shape[1])), rtol=0, atol=1e-12)
+    with pytest.raises(InvalidInputError, match="noise_factor must be a number at least 1; got 0.5"):
+        posterior(A, y, s, e).covariance_root(noise_factor=0.5)
+
+
+@shapes
 def test_evidence_is_the_density_of_the_data(shape):
     A, y, s, e = problem(*shape)
     peer = multivariate_normal(np.zeros(len(y)), (A * s**2) @ A.T + np.diag(e**2))
