@@ -22,7 +22,7 @@ from sciml.solvers.gp_pde.collocation import symbol_size
 from sciml.solvers.gp_pde.features import AxisBasis, JointBasis
 from sciml.solvers.gp_pde.frequencies import chebyshev_length, find_carriers
 from sciml.solvers.gp_pde.functions import PointFunction
-from sciml.solvers.gp_pde.problem import Initial, Periodic, named_faces
+from sciml.solvers.gp_pde.problem import Initial, Periodic, apply_mask, named_faces
 
 __all__ = ["AxisNeeds", "axis_needs"]
 
@@ -137,9 +137,12 @@ def _sized(needs, found, order):
     half = (needs.upper - needs.lower) / 2
     omega, base = np.abs(found.basis.omega[:, 0]), max(16, found.basis.n_base[0] + 6)
     sizes, weights = np.array(found.basis.n_envelope), found.weights
-    low = omega * half < 3 * math.pi  # block 0 holds fewer than three periods by itself
-    base = max(base, int(max(omega[low], default=0.0) * half) + 22 + order)
-    omega, sizes, weights = omega[~low], np.maximum(6, sizes[~low] + 3), weights[~low]
+    for q in np.argsort(omega):  # block 0 holds fewer than three periods by itself, and what costs it less than a carrier
+        alone = int(omega[q] * half) + 22 + order
+        if omega[q] * half < 3 * math.pi or alone <= base + 2 * max(6, sizes[q] + 3):
+            base, omega[q] = max(base, alone), 0.0
+    kept = omega > 0
+    omega, sizes, weights = omega[kept], np.maximum(6, sizes[kept] + 3), weights[kept]
     if not len(omega) or base + 2 * sizes.sum() > PAYS * needs.length + 8:
         return needs
     return replace(needs, omega=tuple(omega.tolist()), n_base=base, n_envelope=tuple(sizes.tolist()),
@@ -204,7 +207,7 @@ def _condition_lines(pde, dim, rng):
             continue
         data = [condition.u0, condition.velocity] if isinstance(condition, Initial) else [condition.g]
         where = getattr(condition, "where", None)
-        if callable(where) or (where is not None and named_faces(where, d) is None):
+        if where is not None and not callable(where) and named_faces(where, d) is None:
             continue
         for value in data:
             g = PointFunction("g", value, d) if value is not None else None
@@ -216,8 +219,16 @@ def _condition_lines(pde, dim, rng):
                 for _ in range(1 if d == 2 else 3):
                     anchor = box.lower + (box.upper - box.lower) * rng.random(d)
                     anchor[j] = box.bounds[j][side]
-                    out.append((g, anchor))
+                    if not callable(where) or _on_line(where, box, dim, anchor):
+                        out.append((g, anchor))
     return out
+
+
+def _on_line(where, box, dim, anchor):
+    """True when a mask holds all along a line."""
+    X = np.repeat(anchor[None, :], 17, axis=0)
+    X[:, dim] = np.linspace(*box.bounds[dim], 19)[1:-1]
+    return bool(apply_mask(where, X).all())
 
 
 def _significant(groups, pde, half):

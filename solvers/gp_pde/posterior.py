@@ -71,6 +71,10 @@ class LeastSquaresPosterior(_Posterior):
             self._root = self._root()
         return self._root
 
+    def set_root(self, root):
+        """Replace W."""
+        self._root = root
+
     def deviation(self, X, alpha):
         """Standard deviation of the derivative `alpha` of u at X (n, d), in units of the free factor; shape (n,)."""
         return torch.cat([torch.linalg.norm(self.basis.evaluate(part, alpha) @ self.root, dim=1) for part in self._chunks(X)])

@@ -192,7 +192,11 @@ class Record:
     residual_rms: float = math.inf
     residual_max: float = math.inf
     boundary: float = math.inf
-    factor: float = 0.0
+    spread: float = 0.0
+    row_size: float = 0.0
+    resonance: float = 1.0
+    fitted: object = None
+    unit: float = 1.0
 
     @property
     def n_features(self):
@@ -239,7 +243,8 @@ class _Context:
         pde, d, P = self.pde, self.pde.n_dims, basis.n_features
         widest = max(basis.shape) if isinstance(basis, ProductBasis) else max(basis.n_base) + 2 * sum(basis.n_envelope)
         n_face = {1: 1, 2: max(40, 2 * min(widest, int(math.sqrt(2 * P)) + 8))}.get(d, max(150, int(2 * P ** (2 / 3))))
-        n = max(2 * P if P < 1000 else int(1.5 * P), 1500)
+        n_face *= 1 if isinstance(pde.domain, Box) else 3  # a region's boundary points may be random and leave gaps
+        n = max((2 if isinstance(pde.domain, Box) else 3) * P if P < 2400 else int(1.5 * P), 1500)
         sampled = pde._source.is_sampled
         n = len(pde._source.points) if sampled else n
         self._check_memory(8 * 4 * (n + 2 * d * n_face + P) * P, basis)
@@ -248,13 +253,13 @@ class _Context:
         system = assemble(basis, X, pde.coefficient_values(X), pde._source.values if sampled else pde._source(X), rows, self.device)
         fitted, unit = system.solve()
         theta = fitted.mean * unit
-        root = lambda: fitted.covariance_root() / ROUNDING  # noqa: E731 - made only when the certificate asks
-        posterior = LeastSquaresPosterior(basis, theta, root)
+        posterior = LeastSquaresPosterior(basis, theta, lambda: fitted.covariance_root() * unit)
         record = Record(posterior, len(system.y), posterior.apply(self.test, {(0,) * d: 1.0}))
         if sampled:
             loo = fitted.leave_one_out[: system.n_interior] * unit
             record.left_out = (loo * system.size[: system.n_interior]).cpu().numpy()
         record.row_size = float(system.size[: system.n_interior].square().mean().sqrt())
+        record.fitted, record.unit = fitted, unit
         return record
 
     def _check_memory(self, needed, basis):
@@ -304,17 +309,19 @@ class _Context:
     def _propagated(self, record, rms, size):
         """Relative size of u that noise as large as the validated residual makes; also sets the factor of the covariance."""
         X = self.test[:: max(1, N_TEST // 300)]
-        shape = record.posterior.deviation(X, (0,) * self.pde.n_dims)
-        spread = float(shape.square().mean().sqrt())
-        if isinstance(record.posterior, TensorPosterior):
-            counts = [len(a.quadrature()[0]) for a in record.posterior.basis.axes]
+        posterior = record.posterior
+        if isinstance(posterior, TensorPosterior):
+            counts = [len(a.quadrature()[0]) for a in posterior.basis.axes]
             noise = rms * math.sqrt(float(np.prod(self._length())) / math.prod(counts))
-        else:
-            noise = rms / record.row_size if record.row_size else 0.0
-        record.spread = spread
+        else:  # the posterior as if its noise were what fresh points show
+            noise = 1.0
+            seen = rms / record.row_size / record.unit if record.row_size else 0.0
+            factor = max(1.0, min(seen / ROUNDING, 1 / ROUNDING))
+            posterior.set_root(record.fitted.covariance_root(factor) * record.unit)
+        record.spread = float(posterior.deviation(X, (0,) * self.pde.n_dims).square().mean().sqrt())
         if size == 0:
             return 0.0 if rms == 0 else math.inf
-        return noise * spread / size
+        return noise * record.spread / size
 
     def resonance(self, record):
         """Relative size of (L v, B v) for the function v that the data determine least; rounding level means singular."""
@@ -383,7 +390,7 @@ def solve_pde_steps(context, max_level=12):
         if previous is not None:
             context.judge(previous, record)
             logger.debug("rung %d: %d features, estimate %.1e", level - 2, previous.n_features, previous.estimate)
-            improved = best is None or previous.estimate < best.estimate
+            improved = best is None or previous.estimate < (0.3 if best.estimate <= context.tol else 1.0) * best.estimate
             worse = 0 if best is None or previous.estimate < 0.3 * best.estimate else worse + 1
             best = previous if improved else best
             context.best = best
@@ -433,7 +440,7 @@ def _result(pde, context, record, loop, status, reason, settings, seconds):
         "n_features": record.n_features, "n_rows": record.n_rows, "solver": plan.solver, "why": plan.why, "reason": reason,
         "residual_validation": record.residual_rms, "residual_max": record.residual_max, "boundary_residual": record.boundary,
         "difference_to_richer": record.difference, "propagated_noise": record.propagated, "alias_margin": plan.alias["margin"],
-        "singularity": getattr(record, "resonance", 1.0), "carriers": plan.carriers, "seconds": seconds, "notes": context.notes,
+        "singularity": record.resonance, "carriers": plan.carriers, "seconds": seconds, "notes": context.notes,
     }  # fmt: skip
     report = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in report.items()}
     domain = pde.domain if not isinstance(pde.domain, Box) else None
