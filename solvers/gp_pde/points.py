@@ -62,12 +62,13 @@ def interior_points(domain, n: int, rng: np.random.Generator, *, uniform: bool =
         t = low_discrepancy(n, box.n_dims, rng)
         t = t if uniform else 0.5 - 0.5 * np.cos(np.pi * t)
         return lower + (upper - lower) * t
-    found, tried, batch = [], 0, 2 * n + 64
-    while sum(map(len, found)) < n:
+    found: list[np.ndarray] = []
+    tried, batch = 0, 2 * n + 64
+    while sum(len(part) for part in found) < n:
         X = lower + (upper - lower) * low_discrepancy(batch, box.n_dims, rng)
         found.append(X[domain.contains(X)])
         tried += batch
-        inside = sum(map(len, found))
+        inside = sum(len(part) for part in found)
         if tried >= 2000 * (inside + 5):
             raise InvalidInputError(f"inside must hold for a fair part of the box; found {inside} of {tried} random points inside. "
                                     f"Check `inside`, or shrink the box around the region.")  # fmt: skip

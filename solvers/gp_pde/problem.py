@@ -84,7 +84,17 @@ class Box:
         return self
 
     def contains(self, X: np.ndarray) -> np.ndarray:
-        """True for the points X (n, d) inside, within rounding."""
+        """Tell which points lie inside, within rounding.
+
+        Parameters
+        ----------
+        X : numpy.ndarray, shape (n, d)
+            Points.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (n,)
+        """
         slack = 1e-9 * (self.upper - self.lower)
         return np.all((self.lower - slack <= X) & (self.upper + slack >= X), axis=1)
 
@@ -158,7 +168,17 @@ class Region:
         return self.box.n_dims
 
     def contains(self, X: np.ndarray) -> np.ndarray:
-        """True for the points X (n, d) inside."""
+        """Tell which points lie inside.
+
+        Parameters
+        ----------
+        X : numpy.ndarray, shape (n, d)
+            Points.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (n,)
+        """
         inside = np.asarray(self.inside(X.copy()))
         if inside.shape == (len(X), 1):
             inside = inside[:, 0]
@@ -168,7 +188,19 @@ class Region:
         return inside.astype(bool)
 
     def boundary_points(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """The stored boundary points, or about `n` from the sampler; shape (m, d)."""
+        """Return the stored boundary points, or some from the sampler.
+
+        Parameters
+        ----------
+        n : int
+            About how many; stored points are returned as they are.
+        rng : numpy.random.Generator
+            Handed to a sampler of two arguments.
+
+        Returns
+        -------
+        numpy.ndarray, shape (m, d)
+        """
         if not callable(self.boundary):
             return self.boundary
         takes = [p for p in inspect.signature(self.boundary).parameters.values()
@@ -176,7 +208,18 @@ class Region:
         return self._checked(self.boundary(n, rng) if len(takes) > 1 else self.boundary(n))
 
     def normals_at(self, X: np.ndarray) -> np.ndarray:
-        """Outward unit normals at boundary points X (n, d); stored ones are matched to the nearest point."""
+        """Return outward unit normals; stored ones are matched to the nearest point.
+
+        Parameters
+        ----------
+        X : numpy.ndarray, shape (n, d)
+            Points on the boundary.
+
+        Returns
+        -------
+        numpy.ndarray, shape (n, d)
+            Of length one.
+        """
         if self.normals is None:
             raise InvalidInputError("normals must be given for a Neumann or Robin condition on a Region; got None. Pass "
                                     "Region(..., normals=array_or_callable).")  # fmt: skip
@@ -356,11 +399,32 @@ class PDE:
         return max(sum(alpha) for alpha in self._coefficients)
 
     def axis_order(self, dim: int) -> int:
-        """Highest order of a derivative in one dimension."""
+        """Return the highest order of a derivative in one dimension.
+
+        Parameters
+        ----------
+        dim : int
+            The dimension.
+
+        Returns
+        -------
+        int
+        """
         return max(alpha[dim] for alpha in self._coefficients)
 
     def coefficient_values(self, X: np.ndarray) -> dict:
-        """Multi-index to its coefficient: a float where constant, else an array (n,) at X (n, d)."""
+        """Evaluate the coefficients of the operator.
+
+        Parameters
+        ----------
+        X : numpy.ndarray, shape (n, d)
+            Points.
+
+        Returns
+        -------
+        dict
+            Multi-index to a float where the coefficient is constant, else to an array (n,).
+        """
         return {alpha: c.constant if c.constant is not None else c(X) for alpha, c in self._coefficients.items()}
 
     @property
@@ -427,7 +491,18 @@ class PDE:
                 raise InvalidInputError("where must be a callable or points for a Region; got faces. Faces belong to a Box.")
 
     def faces_of(self, condition) -> list[tuple[int, int]]:
-        """Faces ``(dim, 0 or 1)`` of a box on which a condition may hold (before its mask)."""
+        """Return the faces of a box on which a condition may hold, before its mask.
+
+        Parameters
+        ----------
+        condition : Dirichlet, Neumann, Robin, Periodic or Initial
+            One of `conditions`.
+
+        Returns
+        -------
+        list of (int, int)
+            Pairs of dimension and side, 0 for the lower and 1 for the upper.
+        """
         d = self.n_dims
         if isinstance(condition, Initial):
             return [(condition.dim % d, 0)]
