@@ -247,7 +247,7 @@ def _axis(axis, operator, end, device):
     r = U.shape[1]
     A = torch.zeros((r, r), dtype=torch.float64, device=device)
     for order, c in operator.items():
-        A = A + c * (torch.eye(r, dtype=A.dtype, device=device) if order == 0 else Pi @ axis.evaluate(x, order))
+        A = A + c * _projected_derivative(axis, order, x, U, Pi)
     E = lift = None
     N = torch.eye(r, dtype=A.dtype, device=device)
     if end.rows:
@@ -276,6 +276,23 @@ def _axis(axis, operator, end, device):
         condition = float(s[0] / s[-1])
         V_inverse = torch.linalg.inv(V) if condition < 1e12 else V.mH
     return _Axis(A, B, E, N, lift, V, V_inverse, lam, condition, (x, Pi))
+
+
+def _projected_derivative(axis, order, x, U, Pi):
+    """Coefficients of the derivative of every feature, (r, r).
+
+    The second derivative is integrated by parts: entries between a smooth and a fast feature are small differences of
+    quadratures, and keep eps * omega instead of eps * omega^2.
+    """
+    if order == 0:
+        return torch.eye(U.shape[1], dtype=U.dtype, device=U.device)
+    if order != 2 or axis.periodic:
+        return Pi @ axis.evaluate(x, order)
+    slopes = axis.evaluate(x, 1)
+    weights = torch.as_tensor(axis.quadrature()[1], device=U.device)
+    spots = torch.tensor([axis.lower, axis.upper], dtype=U.dtype, device=U.device)
+    values, ends = axis.evaluate(spots, 0), axis.evaluate(spots, 1)
+    return torch.outer(values[1], ends[1]) - torch.outer(values[0], ends[0]) - (slopes.T * weights) @ slopes
 
 
 def _sylvester(B, F):

@@ -269,10 +269,14 @@ class AxisBasis:
             object.__setattr__(self, "_transform", np.diag(scale))
             return
         Phi = self._evaluate_raw(torch.as_tensor(nodes), 0).numpy()
-        _, sigma, Vt = np.linalg.svd(np.sqrt(weights)[:, None] * Phi, full_matrices=False)
+        weighted = np.sqrt(weights)[:, None] * Phi
+        _, sigma, Vt = np.linalg.svd(weighted, full_matrices=False)
+        if sigma[-1] >= REDUNDANT * sigma[0]:  # features in order, so that the first ones stay smooth
+            object.__setattr__(self, "_transform", np.linalg.inv(np.linalg.qr(weighted, mode="r")))
+            return
         keep = sigma > self.cut * sigma[0]
         T = Vt[keep].T / sigma[keep]
-        if sigma[keep][-1] < REDUNDANT * sigma[0] and len(nodes) <= 2500:
+        if len(nodes) <= 2500:
             half = (self.upper - self.lower) / 2
             P = legendre_derivatives(torch.as_tensor((nodes - self.lower) / half - 1), len(nodes) - 8, 0)[0].numpy()
             C = (P * weights[:, None]).T @ (Phi @ T) / half  # Legendre coefficients, (N, r)
