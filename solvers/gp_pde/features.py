@@ -274,16 +274,20 @@ class AxisBasis:
         if sigma[-1] >= REDUNDANT * sigma[0]:  # features in order, so that the first ones stay smooth
             object.__setattr__(self, "_transform", np.linalg.inv(np.linalg.qr(weighted, mode="r")))
             return
-        keep = sigma > self.cut * sigma[0]
-        T = Vt[keep].T / sigma[keep]
-        if len(nodes) <= 2500:
-            half = (self.upper - self.lower) / 2
-            P = legendre_derivatives(torch.as_tensor((nodes - self.lower) / half - 1), len(nodes) - 8, 0)[0].numpy()
-            C = (P * weights[:, None]).T @ (Phi @ T) / half  # Legendre coefficients, (N, r)
-            Q, R = np.linalg.qr(C)
-            object.__setattr__(self, "_legendre", Q / half**0.5)
-            T = np.linalg.solve(R.T, T.T).T / half**0.5
-        object.__setattr__(self, "_transform", T)
+        if len(nodes) > 2500:
+            keep = sigma > self.cut * sigma[0]
+            object.__setattr__(self, "_transform", Vt[keep].T / sigma[keep])
+            return
+        half = (self.upper - self.lower) / 2
+        P = legendre_derivatives(torch.as_tensor((nodes - self.lower) / half - 1), len(nodes) - 8, 0)[0].numpy()
+        C = (P * weights[:, None]).T @ Phi / half**0.5  # Legendre coefficients of the raw features, (N, P_1)
+        rows = np.linalg.norm(C, axis=1)
+        C = C[: int(np.max(np.flatnonzero(rows > 1e-15 * rows.max()))) + 1]
+        Q, R = np.linalg.qr(C)
+        size = np.abs(np.diag(R))  # what a feature adds to those before it
+        Q = Q[:, size > self.cut * size.max()]
+        object.__setattr__(self, "_legendre", Q / half**0.5)
+        object.__setattr__(self, "_transform", np.linalg.lstsq(C, Q, rcond=self.cut)[0])
 
     @property
     def n_features(self) -> int:

@@ -42,9 +42,11 @@ class _Posterior:
         return self.basis.evaluate(X, alpha) @ self.theta
 
     def _chunks(self, X):
-        width = max(self.basis.shape) * 8 if isinstance(self.basis, ProductBasis) else self.basis.n_features
+        width = self.basis.n_features
+        if isinstance(self.basis, ProductBasis):  # the recurrences hold all orders of all polynomials of an axis
+            width = 8 * int(max(a.max_frequency * (a.upper - a.lower) / 2 + a.n_features for a in self.basis.axes))
         if isinstance(self.basis, ProductBasis) and self.basis.n_dims > 2:
-            width = self.basis.n_features // min(self.basis.shape) + 1
+            width = max(width, self.basis.n_features // min(self.basis.shape) + 1)
         return torch.split(X, max(1, CHUNK // max(1, width))) if len(X) else []
 
 
