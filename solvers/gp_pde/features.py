@@ -283,9 +283,11 @@ class AxisBasis:
         C = (P * weights[:, None]).T @ Phi / half**0.5  # Legendre coefficients of the raw features, (N, P_1)
         rows = np.linalg.norm(C, axis=1)
         C = C[: int(np.max(np.flatnonzero(rows > 1e-15 * rows.max()))) + 1]
-        Q, R = np.linalg.qr(C)
-        size = np.abs(np.diag(R))  # what a feature adds to those before it
-        Q = Q[:, size > self.cut * size.max()]
+        b = self.n_base  # block 0 is exactly the polynomials below degree b: the carriers add what lies above
+        U, size, _ = np.linalg.svd(C[b:, b:], full_matrices=False)
+        U = U[:, size > self.cut * rows.max()]
+        Q = np.zeros((len(C), b + U.shape[1]))
+        Q[:b, :b], Q[b:, b:] = np.eye(b), U
         object.__setattr__(self, "_legendre", Q / half**0.5)
         object.__setattr__(self, "_transform", np.linalg.lstsq(C, Q, rcond=self.cut)[0])
 

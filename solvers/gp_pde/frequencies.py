@@ -260,7 +260,7 @@ class _Periodogram:
             if 0 < k < len(g) - 1:
                 p = [float(power[tuple(at[i] + (s if i == j else 0) for i in range(len(at)))]) for s in (-1, 0, 1)]
                 if min(p) > 0:
-                    a, b, c = np.log(p)
+                    a, b, c = np.log(np.array(p) / p[1])  # the same whatever the units of the data
                     bend = a - 2 * b + c
                     omega += (g[1] - g[0]) * (0.5 * (a - c) / bend if bend < 0 else 0.0)
             out.append(float(omega))

@@ -139,10 +139,10 @@ def _sized(needs, found, order):
     sizes, weights = np.array(found.basis.n_envelope), found.weights
     for q in np.argsort(omega):  # block 0 holds fewer than three periods by itself, and what costs it less than a carrier
         alone = int(omega[q] * half) + 22 + order
-        if omega[q] * half < 3 * math.pi or alone <= base + 2 * max(6, sizes[q] + 3):
+        if omega[q] * half < 3 * math.pi or alone <= base + 2 * max(6, sizes[q] + 1):
             base, omega[q] = max(base, alone), 0.0
     kept = omega > 0
-    omega, sizes, weights = omega[kept], np.maximum(6, sizes[kept] + 3), weights[kept]
+    omega, sizes, weights = omega[kept], np.maximum(6, sizes[kept] + 1), weights[kept]
     if not len(omega) or base + 2 * sizes.sum() > PAYS * needs.length + 8:
         return needs
     return replace(needs, omega=tuple(omega.tolist()), n_base=base, n_envelope=tuple(sizes.tolist()),

@@ -114,7 +114,7 @@ def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=N
     Notes
     -----
     ``error_estimate`` is the largest of: the relative L2 difference to the solution on the next, richer basis; the posterior
-    standard deviation with the noise that fresh points show (a tenth of it for a callable source, whose noise the
+    standard deviation with the noise that fresh points show (a third of it for a callable source, whose noise the
     difference sees too); and rounding. ``status`` is "converged" when it is at most `tol`
     and so are the residuals at fresh interior and boundary points; "near_singular" when a function of size one meets the
     equation and the conditions with zero data; "alias_warning" when samples cannot exclude aliases; else "not_converged".
@@ -288,7 +288,7 @@ class _Context:
         record.boundary = self._boundary_residual(record, size)
         record.propagated = self._propagated(record, rms, size)
         # Rungs draw points of their own, so noise shows in their difference; samples are the same on every rung.
-        shared = 1.0 if self.pde._source.is_sampled or richer is None else 0.1
+        shared = 1.0 if self.pde._source.is_sampled or richer is None else 0.3
         record.estimate = max(record.difference, shared * record.propagated, 4 * np.finfo(float).eps)
         if size == 0 and rms == 0 and record.boundary == 0:
             record.estimate = 0.0
