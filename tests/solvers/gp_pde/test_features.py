@@ -190,8 +190,14 @@ def test_the_units_of_x_change_an_axis_by_a_factor_only(rng):
     t = rng.random(9)
     for name, axis in AXES.items():
         k = 2.0**20
-        scaled = AxisBasis(axis.lower * k, axis.upper * k, tuple(w / k for w in axis.omega), axis.n_base, axis.n_envelope,
-                           axis.periodic)  # fmt: skip
+        scaled = AxisBasis(
+            axis.lower * k,
+            axis.upper * k,
+            tuple(w / k for w in axis.omega),
+            axis.n_base,
+            axis.n_envelope,
+            axis.periodic,
+        )
         x = axis.lower + (axis.upper - axis.lower) * t
         wanted = axis.evaluate(tensor(x), 2).numpy()
         got = scaled.evaluate(tensor(k * x), 2).numpy() * k**2.5
