@@ -329,14 +329,29 @@ class _Tall:
         self.residual = Y - M @ self.z  # (n, k)
         self.log_det = self._R.diagonal().abs().log().sum()  # 1/2 log det(I + M^T M)
 
+    @cached_property
+    def _graded(self):
+        """R with its columns permuted and rotated so that its rows fall in size, and the permutation.
+
+        A triangular solve with R as it stands mixes into a weakly determined direction a part 1e-5 of strong ones when
+        the features are redundant; pivoting keeps every direction to its own relative accuracy.
+        """
+        from scipy.linalg import qr
+
+        R, order = qr(self._R.cpu().numpy(), mode="r", pivoting=True)
+        like = {"dtype": self._R.dtype, "device": self._R.device}
+        return torch.as_tensor(R, **like), torch.as_tensor(order, dtype=torch.long, device=self._R.device)
+
     def root(self, F):
-        return torch.linalg.solve_triangular(self._R, F, upper=True, left=False)  # F R^-1 (m, p)
+        R, order = self._graded
+        return torch.linalg.solve_triangular(R, F[:, order], upper=True, left=False)  # F R^-1, rotated: (m, p)
 
     def root_of_louder(self, F, factor):
         """`root` with noise `factor` times larger: I + M^T M / factor^2 = (1 - factor^-2) I + R^T R / factor^2."""
-        eye = torch.eye(len(self._R), dtype=F.dtype, device=F.device)
-        louder = torch.cat([self._R / factor, math.sqrt(1 - factor**-2) * eye])
-        return torch.linalg.solve_triangular(torch.linalg.qr(louder, mode="r").R, F, upper=True, left=False)
+        R, order = self._graded
+        eye = torch.eye(len(R), dtype=F.dtype, device=F.device)
+        louder = torch.cat([R / factor, math.sqrt(1 - factor**-2) * eye])
+        return torch.linalg.solve_triangular(torch.linalg.qr(louder, mode="r").R, F[:, order], upper=True, left=False)
 
     @cached_property
     def _Q(self):

@@ -105,14 +105,16 @@ def assemble(basis, interior, terms, rhs, rows, device="cpu"):
     System
     """
     blocks, right = [operator_rows(basis, interior, terms, device)], [rhs]
+    sizes = [torch.linalg.norm(blocks[0], dim=1)]
     for group in rows:
         block = operator_rows(basis, group.X, group.terms, device)
+        sizes.append(torch.linalg.norm(block, dim=1))  # before subtracting: what is left of a met condition is rounding
         if group.minus is not None:
             block = block - operator_rows(basis, group.minus, group.terms, device)
         blocks.append(block)
         right.append(group.rhs)
     A = torch.cat(blocks)
     y = torch.as_tensor(np.concatenate(right), device=device)
-    size = torch.linalg.norm(A, dim=1)
+    size = torch.cat(sizes)
     size = torch.where(size > 0, size, torch.ones_like(size))
     return System(A / size[:, None], y / size, size, len(interior))

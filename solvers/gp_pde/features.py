@@ -262,12 +262,15 @@ class AxisBasis:
     def __post_init__(self):
         object.__setattr__(self, "_raw", JointBasis((self.lower,), (self.upper,), np.reshape(self.omega, (-1, 1)),
                                                     (self.n_base,), tuple(self.n_envelope)))  # fmt: skip
-        nodes, weights = self.quadrature()
         if self.periodic:
             length = self.upper - self.lower
             scale = np.r_[length**-0.5, np.full(2 * (self.n_base - 1), (2 / length) ** 0.5)]
             object.__setattr__(self, "_transform", np.diag(scale))
             return
+        if len(self.omega) == 0:  # plain polynomials: Legendre's are orthonormal as they stand
+            object.__setattr__(self, "_transform", np.eye(self.n_base))
+            return
+        nodes, weights = self.quadrature()
         Phi = self._evaluate_raw(torch.as_tensor(nodes), 0).numpy()
         weighted = np.sqrt(weights)[:, None] * Phi
         _, sigma, Vt = np.linalg.svd(weighted, full_matrices=False)
@@ -319,6 +322,10 @@ class AxisBasis:
                          tuple(m + envelope for m in self.n_envelope), self.periodic, self.cut)  # fmt: skip
 
     def _evaluate_raw(self, x, order):
+        if not self.periodic and len(self.omega) == 0:
+            half = (self.upper - self.lower) / 2
+            xi = (x - (self.lower + self.upper) / 2) / half
+            return legendre_derivatives(xi, self.n_base, order)[order] / half ** (order + 0.5)
         if not self.periodic:
             return self._raw.evaluate(x[:, None], (order,))
         k = 2 * math.pi / (self.upper - self.lower) * torch.arange(1, self.n_base, dtype=x.dtype, device=x.device)
@@ -328,6 +335,8 @@ class AxisBasis:
 
     def evaluate(self, x: torch.Tensor, order: int) -> torch.Tensor:
         """Derivative of the given order of every feature at x (n,), shape (n, r)."""
+        if len(self.omega) == 0 and not self.periodic:
+            return self._evaluate_raw(x, order)
         if self._legendre is not None:
             half = (self.upper - self.lower) / 2
             P = legendre_derivatives((x - (self.lower + self.upper) / 2) / half, len(self._legendre), order)[order]

@@ -299,7 +299,8 @@ def chebyshev_length(values, tol=1e-13):
     envelope = np.maximum.accumulate(c[::-1])[::-1] / top
     tail = envelope[int(0.9 * n)]
     if tail > tol:  # a plateau is the noise of the data: resolved as far as they go
-        if n < 128 or tail > 1e-7 or envelope[n // 2] > 30 * tail:
+        flat = envelope[n // 4] < 3 * tail  # algebraic decay, as of a kink, is no plateau
+        if n < 128 or tail > 1e-7 or not flat:
             return None
         tol = 3 * tail
     return int(np.argmax(envelope <= tol)) if envelope[-1] <= tol else n + 1

@@ -45,8 +45,9 @@ def to_numpy(name, value):
     bad = ~np.isfinite(array)
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise InvalidInputError(f"{name} must be finite; found {array[at]} at index {at if len(at) > 1 else at[0]}. Remove "
-                                f"or mend the bad values ({int(bad.sum())} in all).")  # fmt: skip
+        place = f" at index {at if len(at) > 1 else at[0]}" if at else ""
+        raise InvalidInputError(f"{name} must be finite; found {array[at]}{place}. Remove or mend the bad values "
+                                f"({int(bad.sum())} in all).")  # fmt: skip
     return array
 
 
@@ -74,7 +75,7 @@ class PointFunction:
         self.name, self.n_dims = name, n_dims
         self.points = self.values = self.constant = self._call = None
         self.single_precision = False
-        self._looped = None
+        self._looped, self._scalar = None, False
         if callable(value):
             self._call = value
         elif isinstance(value, numbers.Real) and not isinstance(value, bool):
@@ -141,13 +142,13 @@ class PointFunction:
         two = X[:2] if len(X) > 1 else np.repeat(X[:1], 2, axis=0)
         try:
             out = self._plain(two)
-        except InvalidInputError as error:
-            reason = error
+            if self._scalar and not np.allclose(out, self._loop(two), rtol=1e-12, atol=0.0, equal_nan=True):
+                raise InvalidInputError("it returned one number for two points where it differs")
         except Exception as error:  # the user's own function may raise anything; its message is passed on below
             reason = error
         else:
             self._looped = False
-            return out
+            return
         try:
             self._loop(two)
         except Exception as error:
@@ -157,7 +158,6 @@ class PointFunction:
         warnings.warn(f"{self.name} is not vectorised ({reason}); it is called point by point, which is slow. Write it "
                       f"for X (n, {self.n_dims}) with columns X[:, j].", FallbackWarning, stacklevel=2)  # fmt: skip
         self._looped = True
-        return None
 
     def _plain(self, X):
         raw = self._call(X.copy())
@@ -168,7 +168,8 @@ class PointFunction:
             raise InvalidInputError(f"{self.name} must return real numbers; got dtype {out.dtype}. Solve for the real and "
                                     f"imaginary parts apart.")  # fmt: skip
         self.single_precision = self.single_precision or out.dtype in (np.float32, np.float16)
-        if out.ndim == 0:
+        self._scalar = out.ndim == 0
+        if self._scalar:
             return np.full(len(X), float(out))
         if out.shape == (len(X), 1):
             out = out[:, 0]

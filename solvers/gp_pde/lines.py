@@ -64,22 +64,30 @@ class AxisNeeds:
     weights: tuple = ()
     periodic: bool = False
 
-    def plain(self, level: int = 0) -> AxisBasis:
-        """The carrier-free basis: Chebyshev polynomials, or harmonics; each level adds a quarter."""
-        n = self.length + max(8, self.length // 20)
-        n = int(math.ceil(n * 1.25**level)) + 4 * level
-        if self.periodic:  # a tone of n half waves on [-1, 1] is harmonic n / pi * ... ; lengths count polynomials
-            n = int(n / math.pi) + 12
-        return AxisBasis(self.lower, self.upper, (), n, (), self.periodic)
+    def sizes(self, level: int = 0, pace: int = 2) -> tuple[tuple, int, tuple]:
+        """Carriers, terms of block 0 and of each carrier on a rung; `pace` envelope terms more on each rung.
 
-    def mixture(self, level: int = 0) -> AxisBasis:
-        """The basis with carriers, or the plain one where they do not pay."""
-        if not self.omega:
-            return self.plain(level)
-        base, sizes = self.n_base + 6 * level, tuple(m + 2 * level for m in self.n_envelope)
-        if base + 2 * sum(sizes) > PAYS * (self.length + 30):
-            return self.plain(max(0, level - 1))
-        return AxisBasis(self.lower, self.upper, self.omega, base, sizes)
+        Where carriers would not pay it is the plain expansion: Chebyshev polynomials, or harmonics.
+        """
+        base, terms = self.n_base + 3 * pace * level, tuple(m + pace * level for m in self.n_envelope)
+        if self.omega and base + 2 * sum(terms) <= PAYS * (self.length + 30):
+            return self.omega, base, terms
+        level = max(0, level - 1) * pace / 2 if self.omega else level * pace / 2
+        n = self.length + max(8, self.length // 20)
+        n = int(math.ceil(n * 1.25**level + 4 * level))
+        if self.periodic:  # lengths count polynomials, of which a wave needs pi
+            n = int(n / math.pi) + 12
+        return (), n, ()
+
+    def count(self, level: int = 0, pace: int = 2) -> int:
+        """Number of features on a rung, at most."""
+        _, base, terms = self.sizes(level, pace)
+        return 2 * base - 1 if self.periodic else base + 2 * sum(terms)
+
+    def axis(self, level: int = 0, pace: int = 2) -> AxisBasis:
+        """The orthonormal features of a rung."""
+        omega, base, terms = self.sizes(level, pace)
+        return AxisBasis(self.lower, self.upper, omega, base, terms, self.periodic)
 
 
 def axis_needs(pde, dim: int, rng: np.random.Generator, *, carriers: bool = True, frequencies=None) -> AxisNeeds:
@@ -126,7 +134,7 @@ def axis_needs(pde, dim: int, rng: np.random.Generator, *, carriers: bool = True
     known = [w for w in own if w * half > 3 * math.pi]
     start = JointBasis((lower,), (upper,), np.reshape(known, (-1, 1)), (4,), (3,) * len(known)) if known else None
     found = find_carriers(torch.as_tensor(x[:, None]), torch.as_tensor(Y), (lower,), (upper,), start=start,
-                          max_frequency=[1.2 * length / half], max_features=int(PAYS * length))  # fmt: skip
+                          max_frequency=[1.2 * length / half], max_features=min(160, int(PAYS * length)))  # fmt: skip
     if found.residual > 1e-9 or not len(found.basis.omega):
         return needs
     return _sized(needs, found, pde.order)

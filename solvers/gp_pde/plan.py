@@ -116,38 +116,36 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
     resolved = all(n.resolved for n in needs)
 
     def tensor(level):
-        basis = ProductBasis(tuple(n.mixture(level) for n in needs))
-        limit = 4e5 if d == 2 else 4e6
-        return basis if basis.n_features <= limit and max(basis.shape) <= 3000 else None
+        counts = [n.count(level) for n in needs]
+        if math.prod(counts) > (4e5 if d == 2 else 4e6) or max(counts) > 3000:
+            return None
+        return ProductBasis(tuple(n.axis(level) for n in needs))
 
     def flat(level):
-        if d == 1:
-            basis = _axis_joint(needs[0], level)
-        else:
-            basis = ProductBasis(tuple(n.mixture(level) for n in needs))
-        return basis if basis.n_features <= max_features else None
+        pace = 2 if d == 1 else 1  # products count P as a power: small steps
+        if math.prod(n.count(level, pace) for n in needs) > max_features:
+            return None
+        if d == 1 and not needs[0].periodic:  # recurrences on one axis need no orthonormal coordinates
+            omega, base, terms = needs[0].sizes(level, pace)
+            return JointBasis((needs[0].lower,), (needs[0].upper,), np.reshape(omega, (-1, 1)), (base,), terms)
+        return ProductBasis(tuple(n.axis(level, pace) for n in needs))
 
     parts, reason = separable_parts(pde)
     kind = "carriers" if any(n.omega for n in needs) else "plain Chebyshev (carriers would not pay)"
-    if d > 1 and parts is not None:
+    if d == 1 and (flat(0) is None or flat(1) is None):
+        plan = Plan("collocation", f"one dimension; {kind}, cut short by max_features",
+                    _grow_base((needs[0].lower,), (needs[0].upper,), max_features), [])  # fmt: skip
+    elif d > 1 and parts is not None:
         plan = Plan("fast-diagonal", f"a box and a separable operator; {kind}", tensor, found, (parts, reason))
     else:
         why = "one dimension" if d == 1 else reason
         plan = Plan("collocation", f"{why}; {kind}", flat, found)
-        if d > 1 and flat(0) is None:
+        if d > 1 and (flat(0) is None or flat(1) is None):
             plan = _in_region(pde, rng, carriers, frequencies, None, max_features)
             plan.why = f"{why}; products of axes need too many features"
     plan.resolved = resolved
     plan.flat = flat
     return plan
-
-
-def _axis_joint(needs, level):
-    """One axis as a joint basis, whose recurrences need no orthonormal coordinates; harmonics stay an axis."""
-    axis = needs.mixture(level)
-    if axis.periodic:
-        return ProductBasis((axis,))
-    return JointBasis((needs.lower,), (needs.upper,), np.reshape(axis.omega, (-1, 1)), (axis.n_base,), tuple(axis.n_envelope))
 
 
 def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features):
@@ -190,10 +188,16 @@ def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features):
 
 
 def _grow_base(lower, upper, max_features):
+    """Carrier-free total-degree bases, each 1.3 times as long (1.2 in three dimensions); at least two of them fit."""
     d = len(lower)
+    growth = 1.3 if d < 3 else 1.2
+    largest = 1
+    while math.comb(largest + d, d) <= max_features:
+        largest += 1
+    start = max(1, min({1: 14, 2: 14}.get(d, 8), int(largest / growth)))
 
     def rungs(level):
-        n = int(math.ceil((14 if d < 3 else 8) * (1.3 if d < 3 else 1.2) ** level))
+        n = int(math.ceil(start * growth**level))
         out = JointBasis(lower, upper, np.zeros((0, d)), (n,) * d, ())
         return out if out.n_features <= max_features else None
 

@@ -114,8 +114,7 @@ def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=N
     Notes
     -----
     ``error_estimate`` is the largest of: the relative L2 difference to the solution on the next, richer basis; the posterior
-    standard deviation with the noise that fresh points show (a third of it for a callable source, whose noise the
-    difference sees too); and rounding. ``status`` is "converged" when it is at most `tol`
+    standard deviation with the noise that fresh points show; and rounding. ``status`` is "converged" when it is at most `tol`
     and so are the residuals at fresh interior and boundary points; "near_singular" when a function of size one meets the
     equation and the conditions with zero data; "alias_warning" when samples cannot exclude aliases; else "not_converged".
 
@@ -193,6 +192,7 @@ class Record:
     residual_rms: float = math.inf
     residual_max: float = math.inf
     boundary: float = math.inf
+    rms: float = 0.0
     spread: float = 0.0
     row_size: float = 0.0
     resonance: float = 1.0
@@ -286,10 +286,11 @@ class _Context:
         rms, peak = float(np.sqrt(np.mean(r**2))), float(np.max(np.abs(r)))
         record.residual_rms, record.residual_max = (rms / scale, peak / scale) if scale > 0 else (0.0, 0.0)
         record.boundary = self._boundary_residual(record, size)
-        record.propagated = self._propagated(record, rms, size)
-        # Rungs draw points of their own, so noise shows in their difference; samples are the same on every rung.
-        shared = 1.0 if self.pde._source.is_sampled or richer is None else 0.3
-        record.estimate = max(record.difference, shared * record.propagated, 4 * np.finfo(float).eps)
+        # The posterior costs as much as the fit: not for a rung that is to be left anyway.
+        hopeless = richer is not None and record.n_features > 800 and record.difference > 10 * self.tol
+        record.propagated = record.difference if hopeless else self._propagated(record, rms, size)
+        record.rms = rms
+        record.estimate = max(record.difference, record.propagated, 4 * np.finfo(float).eps)
         if size == 0 and rms == 0 and record.boundary == 0:
             record.estimate = 0.0
         return record
@@ -436,6 +437,8 @@ def _status(context, record, tol):
 
 def _result(pde, context, record, loop, status, reason, settings, seconds):
     size = float(record.values.square().mean().sqrt())
+    if record.spread == 0 and size > 0:
+        context._propagated(record, record.rms, size)
     target = record.estimate * size if math.isfinite(record.estimate) else size
     factor = target / record.spread if record.spread > 0 else 0.0
     plan = context.plan
