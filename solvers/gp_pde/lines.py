@@ -24,7 +24,7 @@ from sciml.solvers.gp_pde.frequencies import chebyshev_length, find_carriers
 from sciml.solvers.gp_pde.functions import PointFunction
 from sciml.solvers.gp_pde.problem import Initial, Periodic, apply_mask, named_faces
 
-__all__ = ["AxisNeeds", "axis_needs"]
+__all__ = ["AxisNeeds", "axis_needs", "symbol_roots"]
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def axis_needs(pde, dim: int, rng: np.random.Generator, *, carriers: bool = True
     kept = _significant(measured, pde, half)
     length = max([g.length for g in kept], default=8)
     resolved = all(g.resolved for g in kept)
-    own, growth = _symbol_roots(pde, dim)
+    own, growth = symbol_roots(pde, dim)
     length = max(length, 8, *(int(w * half) + 20 for w in own), *(int(6 + 4 * math.sqrt(g * half)) for g in growth))
     needs = AxisNeeds(lower, upper, length, resolved, periodic=periodic)
     if periodic or not carriers:
@@ -255,8 +255,21 @@ def _significant(groups, pde, half):
     return alive
 
 
-def _symbol_roots(pde, dim):
-    """Frequencies and growth rates that the operator allows along one axis on its own: real and imaginary parts of roots."""
+def symbol_roots(pde, dim):
+    """Frequencies and growth rates that the operator allows along one axis on its own.
+
+    Parameters
+    ----------
+    pde : PDE
+        The problem; nothing is known of variable coefficients.
+    dim : int
+        The axis.
+
+    Returns
+    -------
+    (list of float, list of float)
+        Imaginary and real parts of the roots of its symbol, without repetition and sign, rad / unit.
+    """
     order = pde.axis_order(dim)
     if order == 0 or not pde.is_constant:
         return [], []

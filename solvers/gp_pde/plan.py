@@ -16,7 +16,7 @@ from sciml.exceptions import InvalidInputError
 from sciml.solvers.gp_pde.features import JointBasis, ProductBasis
 from sciml.solvers.gp_pde.fast_diagonal import separable_parts
 from sciml.solvers.gp_pde.frequencies import find_carriers, lattice_step
-from sciml.solvers.gp_pde.lines import axis_needs
+from sciml.solvers.gp_pde.lines import axis_needs, symbol_roots
 from sciml.solvers.gp_pde.points import interior_points
 from sciml.solvers.gp_pde.problem import Box
 
@@ -166,14 +166,16 @@ def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features):
             if fit.residual < 1e-6:
                 start = fit
     why = "scattered least squares on any domain"
+    waves = [max([*symbol_roots(pde, j)[0], 0.0]) * (upper[j] - lower[j]) / 2 for j in range(d)]
+    least = int(1.2 * max(waves)) + 14 if max(waves) > 3 else 0  # what a wave of the operator's own needs
     if start is None:
-        return Plan("collocation", f"{why}; total-degree Chebyshev", _grow_base(lower, upper, max_features), [])
+        return Plan("collocation", f"{why}; total-degree Chebyshev", _grow_base(lower, upper, max_features, least), [])
     if isinstance(start, JointBasis):
         basis, weights = start, np.ones(len(start.omega))
     else:
         basis, weights = start.basis, start.weights
     found = [{"omega": w.tolist(), "weight": float(v)} for w, v in zip(basis.omega, weights, strict=True)]
-    base = max(16 if d < 3 else 12, max(basis.n_base) + 4)
+    base = max(16 if d < 3 else 12, max(basis.n_base) + 4, least)
     sizes = tuple(m + 3 for m in basis.n_envelope)
 
     def rungs(level):
@@ -181,20 +183,20 @@ def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features):
         out = JointBasis(lower, upper, basis.omega, (more,) * d, tuple(m + 2 * level for m in sizes))
         return out if out.n_features <= max_features else None
 
-    plain = _grow_base(lower, upper, max_features)
+    plain = _grow_base(lower, upper, max_features, least)
     if rungs(0) is None or rungs(1) is None:
         return Plan("collocation", f"{why}; total-degree Chebyshev (carriers would not pay)", plain, found)
     return Plan("collocation", f"{why}; {len(found)} carriers", rungs, found)
 
 
-def _grow_base(lower, upper, max_features):
+def _grow_base(lower, upper, max_features, least=0):
     """Carrier-free total-degree bases, each 1.3 times as long (1.2 in three dimensions); at least two of them fit."""
     d = len(lower)
     growth = 1.3 if d < 3 else 1.2
     largest = 1
     while math.comb(largest + d, d) <= max_features:
         largest += 1
-    start = max(1, min({1: 14, 2: 14}.get(d, 8), int(largest / growth)))
+    start = max(1, min(max({1: 14, 2: 14}.get(d, 8), least), int(largest / growth)))
 
     def rungs(level):
         n = int(math.ceil(start * growth**level))
@@ -241,17 +243,21 @@ def _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features):
     if len(weights) and weights.sum() > 0:
         high = np.any(np.abs(fit_basis.omega) > 0.9 * np.asarray(top), axis=1)
         plan_alias["margin"] = float((weights[high] ** 2).sum() / (weights**2).sum())
-    free = _boundary_budget(pde)
-    rows = int((n + free) / 1.3)
-    base0 = max(fit_basis.n_base) + pde.order
     # What the data determine bounds the basis: the homogeneous part is fixed by boundary data, the rest by the samples.
+    most = min(int((n + _boundary_budget(pde)) / 1.3), max_features)
     rise = {1: 5, 2: 4}.get(d, 2)
 
+    def sized(base, more):
+        return JointBasis(lower, upper, fit_basis.omega, (base,) * d, tuple(m + more for m in fit_basis.n_envelope))
+
+    start = max(fit_basis.n_base) + pde.order + (4 if d == 1 else 2)
+    while start > 2 and sized(start + 1, 0).n_features > most:  # few samples: at least two rungs
+        start -= 1
+    tight = sized(start + rise, 1).n_features > most
+
     def rungs(level):
-        base = base0 + (4 if d == 1 else 2) + rise * level
-        sizes = tuple(m + (level + 1) // 2 for m in fit_basis.n_envelope)
-        out = JointBasis(lower, upper, fit_basis.omega, (base,) * d, sizes)
-        return out if out.n_features <= min(rows, max_features) else None
+        out = sized(start + level, 0) if tight else sized(start + rise * level, (level + 1) // 2)
+        return out if level == 0 or out.n_features <= most else None
 
     why = f"{n} scattered samples of the source; {len(found)} carriers explain them to {residual:.0e}"
     plan = Plan("collocation", why, rungs, found, alias=plan_alias)
