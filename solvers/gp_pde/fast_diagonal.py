@@ -7,8 +7,9 @@ division by :math:`\lambda_{1,i} + \lambda_{2,k} + \dots` solves the whole probl
 
 Notation  r_j features of axis j; E_j (e_j, r_j) end functionals; N_j (r_j, r_j - e_j); Pi_j quadrature projection.
 Cost      sum_j r_j^3 + (prod_j r_j)(sum_j r_j), and the source on a product grid; memory that of one slab of it.
-Pitfalls  A time axis has both its conditions at one end and eigenvectors close to parallel: where their condition is above
-          1e6 the Kronecker sum is solved by Schur forms (two dimensions) or refused (three).
+Pitfalls  A time axis has its conditions at one end and eigenvectors close to parallel: where their condition is above 1e6
+          that axis is solved as it stands, once for each combination of the other axes' eigenvalues; two such axes are
+          solved through Schur forms in two dimensions, and refused beyond.
 
 References
 ----------
@@ -206,17 +207,22 @@ def solve_tensor(pde, basis, axes, ends, device="cpu"):
     ratio = total.abs() / torch.clamp(size, min=torch.finfo(torch.float64).tiny)
     scale = max(float(lam.abs().max()) for lam in lams)
     ratio = torch.where(size > 1e-12 * scale, ratio, torch.zeros_like(ratio))
-    if max(p.condition for p in pieces) > 1e6:
-        if d != 2:
-            return "the eigenvectors of an axis are close to parallel"
+    skew = [j for j, p in enumerate(pieces) if p.condition > 1e6]
+    if len(skew) > 1 and d == 2:
         W = _sylvester([p.B for p in pieces], F)
+    elif len(skew) > 1:
+        return "the eigenvectors of several axes are close to parallel"
     else:
         W = F.to(total.dtype) if total.is_complex() else F
-        for j, piece in enumerate(pieces):
-            W = _mode(W, piece.V_inverse.to(W.dtype), j)
-        W = torch.where(ratio > 1e-13, W / torch.where(ratio > 1e-13, total, torch.ones_like(total)), torch.zeros_like(W))
-        for j, piece in enumerate(pieces):
-            W = _mode(W, piece.V.to(W.dtype), j)
+        straight = [j for j in range(d) if j not in skew]
+        for j in straight:
+            W = _mode(W, pieces[j].V_inverse.to(W.dtype), j)
+        if skew:
+            W = _shifted(pieces[skew[0]].B, [lams[j] for j in straight], W, skew[0])
+        else:
+            W = torch.where(ratio > 1e-13, W / torch.where(ratio > 1e-13, total, torch.ones_like(total)), torch.zeros_like(W))
+        for j in straight:
+            W = _mode(W, pieces[j].V.to(W.dtype), j)
         W = W.real if W.is_complex() else W
     for j, piece in enumerate(pieces):
         W = _mode(W, piece.N, j)
@@ -293,6 +299,21 @@ def _projected_derivative(axis, order, x, U, Pi):
     spots = torch.tensor([axis.lower, axis.upper], dtype=U.dtype, device=U.device)
     values, ends = axis.evaluate(spots, 0), axis.evaluate(spots, 1)
     return torch.outer(values[1], ends[1]) - torch.outer(values[0], ends[0]) - (slopes.T * weights) @ slopes
+
+
+def _shifted(B, lams, F, j):
+    """Solve (B + sum of the other axes' eigenvalues) w = f along axis j, for every combination of those."""
+    shift = lams[0] if lams else torch.zeros(1, dtype=B.dtype, device=B.device)
+    for lam in lams[1:]:
+        shift = (shift[:, None] + lam).reshape(-1)
+    T = torch.movedim(F, j, -1)
+    rows = T.reshape(-1, T.shape[-1])
+    dtype = torch.promote_types(rows.dtype, shift.dtype)
+    eye = torch.eye(len(B), dtype=dtype, device=B.device)
+    block = max(1, 4_000_000 // B.numel())
+    parts = [torch.linalg.solve(B.to(dtype) + s[:, None, None] * eye, f.to(dtype)[:, :, None])[:, :, 0]
+             for s, f in zip(torch.split(shift, block), torch.split(rows, block), strict=True)]  # fmt: skip
+    return torch.movedim(torch.cat(parts).reshape(T.shape), -1, j)
 
 
 def _sylvester(B, F):

@@ -144,7 +144,7 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
             plan = _in_region(pde, rng, carriers, frequencies, None, max_features)
             plan.why = f"{why}; products of axes need too many features"
     plan.resolved = resolved
-    plan.flat = flat
+    plan.flat = flat if flat(0) is not None else _grow_base(tuple(pde.domain.lower), tuple(pde.domain.upper), max_features)
     return plan
 
 

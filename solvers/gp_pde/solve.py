@@ -34,6 +34,7 @@ from sciml.exceptions import (
     MemoryBudgetError,
 )
 from sciml.iterate import Step, caller_level, run
+from sciml.linalg.threads import thread_limit
 from sciml.random import generator
 from sciml.solvers.gp_pde.collocation import ROUNDING, assemble, symbol_size
 from sciml.solvers.gp_pde.fast_diagonal import check_corners, solve_tensor
@@ -151,12 +152,31 @@ def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=N
     device = _device(device)
     budget = memory_budget(memory)
     rng = generator(random_state)
+    settings = {
+        "method": method, "tol": tol, "max_features": max_features, "max_frequency": max_frequency, "device": str(device),
+        "random_state": random_state if isinstance(random_state, int) else None, "dtype": "float64",
+    }  # fmt: skip
+    threads = torch.get_num_threads()
+    with thread_limit(1):  # a large rung asks for the others again
+        solution = _solve(pde, settings, rng, frequencies, device, budget, threads, max_iter, callback, progress)
+    if solution.status != "converged" and on_failure != "ignore":
+        text = f"solve_pde: status {solution.status} with error estimate {solution.error_estimate:.1e}, tol={tol:.0e}: {solution.report['reason']}."
+        if on_failure == "raise":
+            raise ConvergenceError(text)
+        warnings.warn(text, ConvergenceWarning, stacklevel=caller_level())
+    return solution
+
+
+def _solve(pde, settings, rng, frequencies, device, budget, threads, max_iter, callback, progress):
+    """Plan, climb and certify."""
+    tol = settings["tol"]
     started = time.perf_counter()
     _warn_about_coordinates(pde)
-    plan = make_plan(pde, method=method, rng=rng, frequencies=frequencies, max_frequency=max_frequency, max_features=max_features)
+    plan = make_plan(pde, method=settings["method"], rng=rng, frequencies=frequencies,
+                     max_frequency=settings["max_frequency"], max_features=settings["max_features"])  # fmt: skip
     analysed = time.perf_counter()
-    context = _Context(pde, plan, rng, device, budget, tol)
-    if max(len(pde.conditions), 1) > 1 and plan.parts is not None:
+    context = _Context(pde, plan, rng, device, budget, tol, threads)
+    if len(pde.conditions) > 1 and plan.parts is not None:
         jump = check_corners(pde, context.data_size())
         if jump > 1e-8:
             warnings.warn(f"conditions must agree where faces meet; they jump by {jump:.1e} of their size. The solution has a "
@@ -167,16 +187,8 @@ def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=N
     record = context.best or loop.value
     _warn_about_precision(pde, tol)
     status, reason = _status(context, record, tol)
-    solution = _result(pde, context, record, loop, status, reason, {
-        "method": method, "tol": tol, "max_features": max_features, "max_frequency": max_frequency, "device": str(device),
-        "random_state": random_state if isinstance(random_state, int) else None, "dtype": "float64",
-    }, {"analysis": analysed - started, "total": time.perf_counter() - started})  # fmt: skip
-    if status != "converged" and on_failure != "ignore":
-        text = (f"solve_pde: status {status} with error estimate {record.estimate:.1e}, tol={tol:.0e}: {reason}.")
-        if on_failure == "raise":
-            raise ConvergenceError(text)
-        warnings.warn(text, ConvergenceWarning, stacklevel=caller_level())
-    return solution
+    seconds = {"analysis": analysed - started, "total": time.perf_counter() - started}
+    return _result(pde, context, record, loop, status, reason, settings, seconds)
 
 
 @dataclass
@@ -210,8 +222,9 @@ class Record:
 class _Context:
     """A problem with its plan, points for validation, and scales."""
 
-    def __init__(self, pde, plan, rng, device, budget, tol):
+    def __init__(self, pde, plan, rng, device, budget, tol, threads):
         self.pde, self.plan, self.rng, self.device, self.budget, self.tol = pde, plan, rng, device, budget, tol
+        self.threads = threads
         self.best, self.notes = None, []
         half = N_TEST // 2
         X = interior_points(pde.domain, half, rng, uniform=True)
@@ -228,7 +241,16 @@ class _Context:
         return max(sizes, default=0.0)
 
     def solve(self, basis):
-        """One rung; returns a Record."""
+        """One rung; returns a Record, or None when there is no way."""
+        with self.enough_threads(basis.n_features):
+            return self._solve(basis)
+
+    def enough_threads(self, n_features):
+        """All threads for a large rung, one for a small one."""
+        large = 20_000 if self.plan.solver == "fast-diagonal" else 600
+        return thread_limit(self.threads if n_features > large else 1)
+
+    def _solve(self, basis):
         if self.plan.solver == "fast-diagonal":
             self._check_memory(8 * 4 * basis.n_features + 8 * 3 * sum(r * r for r in basis.shape), basis)
             out = solve_tensor(self.pde, basis, *self.plan.parts, device=self.device)
@@ -238,8 +260,7 @@ class _Context:
             logger.info("fast diagonalisation refused: %s", out)
             self.notes.append(out)
             self.plan.solver, self.plan.rungs = "collocation", self.plan.flat
-            if basis.n_features > 4000:
-                return None
+            basis = self.plan.flat(0)
         return self._least_squares(basis)
 
     def _least_squares(self, basis):
@@ -247,7 +268,7 @@ class _Context:
         widest = max(basis.shape) if isinstance(basis, ProductBasis) else max(basis.n_base) + 2 * sum(basis.n_envelope)
         n_face = {1: 1, 2: max(40, 2 * min(widest, int(math.sqrt(2 * P)) + 8))}.get(d, max(150, int(2 * P ** (2 / 3))))
         n_face *= 1 if isinstance(pde.domain, Box) else 3  # a region's boundary points may be random and leave gaps
-        n = max((2 if isinstance(pde.domain, Box) else 3) * P if P < 2400 else int(1.5 * P), 1500)
+        n = max((2 if isinstance(pde.domain, Box) else 3) * P if P < 2400 else int(1.5 * P), 6000 if d == 1 and P < 200 else 1500)
         sampled = pde._source.is_sampled
         n = len(pde._source.points) if sampled else n
         self._check_memory(8 * 4 * (n + 2 * d * n_face + P) * P, basis)
@@ -273,6 +294,10 @@ class _Context:
 
     def judge(self, record, richer):
         """Fill in the certificate of a record, given the solution on a richer basis (or None)."""
+        with self.enough_threads(record.n_features):
+            return self._judge(record, richer)
+
+    def _judge(self, record, richer):
         size = float(record.values.square().mean().sqrt())
         if richer is not None:
             gap = float((record.values - richer.values).square().mean().sqrt())
@@ -414,8 +439,8 @@ def solve_pde_steps(context, max_level=12):
             best = previous if improved else best
             context.best = best
             yield Step(best, best.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms})
-            if worse and best.estimate <= context.tol:
-                break
+            if best.estimate <= context.tol and (worse or previous.difference <= 1e-3 * context.tol):
+                break  # what is left is noise, which a richer basis does not lower
             if worse >= 4:
                 break
         previous = record
