@@ -78,7 +78,7 @@ def differential_equations(folder) -> Iterator[Row]:
 PEERS = {
     ("Chebyshev", False): "Chebyshev collocation",
     ("Chebyshev", True): "Chebyshev, fast diagonalisation",
-    ("finite differences", False): "finite differences, second order",
+    ("finite differences", False): "second-order finite differences",
 }
 # Parts of the domain in which the oscillation can be seen, units of x.
 WINDOWS = {"P1": [(0.0, 0.5)], "P8": [(0.0, 0.4)] * 2, "cube": [(0.0, 1.0)] * 3}
@@ -170,12 +170,27 @@ def timed(function, *arguments):
     return value, time.perf_counter() - start
 
 
-def line(row):
+def line(*cells):
     """Return a row of the table as text."""
+    problem, method, error, certificate, unknowns, seconds = cells
+    return f"{problem:46}  {method:31}  {error:>7}  {certificate:15}  {unknowns:>9}  {seconds:>7}"
+
+
+def cells(row):
+    """Return the numbers of a row as texts."""
     certificate = "-" if row.certificate is None else f"{row.certificate[0]:.0e} {row.certificate[1]}"
-    return (
-        f"{row.problem:46}  {row.method:32}  {row.error:9.0e}  {certificate:20}  {row.unknowns:9,d}  {row.seconds:7.3f}"
-    )
+    return row.problem, row.method, f"{row.error:.0e}", certificate, f"{row.unknowns:,d}", f"{row.seconds:.3f}"
+
+
+def rows(folder):
+    """Run all sections; yield (section, row), and print what they warn of."""
+    for title, section in SECTIONS.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for row in section(folder):
+                yield title, row
+        for warning in caught:
+            print(f"warning: {warning.message}")
 
 
 def main(folder):
@@ -184,27 +199,25 @@ def main(folder):
 
     matplotlib.use("agg")
     folder.mkdir(parents=True, exist_ok=True)
-    start, began, honest = time.perf_counter(), time.time() - 1, True
-    for title, section in SECTIONS.items():
-        print(f"\n{title}\n")
-        print(f"{'problem':46}  {'method':32}  {'rel. L2':>9}  {'certificate':20}  {'unknowns':>9}  {'seconds':>7}")
-        print(f"{'-' * 46}  {'-' * 32}  {'-' * 9}  {'-' * 20}  {'-' * 9}  {'-' * 7}")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            for row in section(folder):
-                print(line(row), flush=True)
-                if row.certificate is not None and row.certificate[1] == "converged":
-                    honest = honest and row.error <= 10 * row.certificate[0]
-        for warning in caught:
-            print(f"warning: {warning.message}")
+    start, began = time.perf_counter(), time.time() - 1
+    head = line("problem", "method", "rel. L2", "certificate", "unknowns", "seconds")
+    table, last, honest = [head, line("-" * 46, "-" * 31, "-" * 7, "-" * 15, "-" * 9, "-" * 7)], None, True
+    print(*table, sep="\n")
+    for title, row in rows(folder):
+        fresh = [title] if title != last else []
+        fresh.append(line(*cells(row)))
+        print(*fresh, sep="\n", flush=True)
+        table, last = table + fresh, title
+        if row.certificate is not None and row.certificate[1] == "converged":
+            honest = honest and row.error <= 10 * row.certificate[0]
+    table.append(NOTES)
     print(NOTES)
+    (folder / "table.txt").write_text("\n".join(table) + "\n")
     if not honest:
         print("\nA certificate was too good: an error exceeds ten times its estimate.")
     written = sorted(path.name for path in folder.iterdir() if path.stat().st_mtime >= began)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    print(f"\n{time.perf_counter() - start:.0f} seconds in all. Written to {shown}/:")
-    for name in written:
-        print(f"  {name}")
+    print(f"\n{time.perf_counter() - start:.0f} seconds in all. Written to {shown}/: {', '.join(written)}")
     return 0 if honest else 1
 
 

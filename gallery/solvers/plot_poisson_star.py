@@ -81,7 +81,8 @@ ax.loglog([1e-16, 10], [1e-16, 10], "k:", label="estimate = error")
 for s, marker in [(sol, "o"), *((s, "s") for s in polynomials)]:
     error = true_error(s)
     ax.loglog(error, s.error_estimate, f"k{marker}", markersize=8, markerfacecolor="k" if s.converged else "w")
-    ax.annotate(f" {s.report['n_features']} features", (error, s.error_estimate), va="top", fontsize="small")
+    place = {"xytext": (8, -10), "textcoords": "offset points", "fontsize": "small"}
+    ax.annotate(f"{s.report['n_features']} features", (error, s.error_estimate), **place)
     print(f"{s.report['n_features']:5d} features: error {error:.0e}, estimated {s.error_estimate:.0e}, {s.status}")
 ax.plot([], [], "ko", label="with carriers")
 ax.plot([], [], "ks", markerfacecolor="w", label="polynomials only")
