@@ -47,5 +47,6 @@ lock:           ## write constraints.txt from a fresh environment; only torch st
 	rm -rf $(VENV)-lock
 
 clean:          ## remove the environment and everything built
-	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info demo_output docs/_build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info demo_output .pytest_cache .ruff_cache .mypy_cache
+	rm -rf docs/_build docs/auto_gallery docs/api/generated docs/sg_execution_times.rst
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
