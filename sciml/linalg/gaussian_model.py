@@ -256,8 +256,8 @@ class Posterior:
         """Residual of every observation when it is left out of the fit, shape of y, in units of y.
 
         ``residual / (1 - leverage)``. Where an observation alone fixes what it sees, both cancel; they are then taken
-        from the projection onto what the fit cannot reach: the error of entry i is eps noise_i |r| / (1 - h_i), r the
-        whitened residuals, where the plain quotient has |y / noise| in place of |r|.
+        from the projection onto what the fit cannot reach: the error of entry i is eps noise_i norm(r) / (1 - h_i), r the
+        whitened residuals, where the plain quotient has norm(y / noise) in place of norm(r).
         """
         return self._shaped(self._inside.noise[:, None] * self._factor.leave_one_out())
 

@@ -208,26 +208,33 @@ def solve_tensor(pde, basis, axes, ends, device="cpu"):
     scale = max(float(lam.abs().max()) for lam in lams)
     ratio = torch.where(size > 1e-12 * scale, ratio, torch.zeros_like(ratio))
     skew = [j for j, p in enumerate(pieces) if p.condition > 1e6]
-    if len(skew) > 1 and d == 2:
-        W = _sylvester([p.B for p in pieces], F)
-    elif len(skew) > 1:
+    if len(skew) > 1 and d > 2:
         return "the eigenvectors of several axes are close to parallel"
-    else:
-        W = F.to(total.dtype) if total.is_complex() else F
-        straight = [j for j in range(d) if j not in skew]
-        for j in straight:
-            W = _mode(W, pieces[j].V_inverse.to(W.dtype), j)
-        if skew:
-            W = _shifted(pieces[skew[0]].B, [lams[j] for j in straight], W, skew[0])
-        else:
-            W = torch.where(ratio > 1e-13, W / torch.where(ratio > 1e-13, total, torch.ones_like(total)), torch.zeros_like(W))
-        for j in straight:
-            W = _mode(W, pieces[j].V.to(W.dtype), j)
-        W = W.real if W.is_complex() else W
+    W = _kronecker_solve(pieces, total, ratio, skew, F)
+    if max(p.condition for p in pieces) > 1:  # the rounding of eigenvectors that are not orthogonal: one refinement
+        W = W + _kronecker_solve(pieces, total, ratio, skew, F - sum(_mode(W, p.B, j) for j, p in enumerate(pieces)))
     for j, piece in enumerate(pieces):
         W = _mode(W, piece.N, j)
     roots = [p.N.to(p.V.dtype) @ p.V for p in pieces]
     return TensorSolution(C + W, roots, lams, float(ratio.min()))
+
+
+def _kronecker_solve(pieces, total, ratio, skew, F):
+    """Solve ``sum_j B_j W = F``; axes in `skew` are not diagonalised, combinations with no eigenvalue left are dropped."""
+    if len(skew) > 1:
+        return _sylvester([p.B for p in pieces], F)
+    W = F.to(total.dtype) if total.is_complex() else F
+    straight = [j for j in range(len(pieces)) if j not in skew]
+    for j in straight:
+        W = _mode(W, pieces[j].V_inverse.to(W.dtype), j)
+    if skew:
+        W = _shifted(pieces[skew[0]].B, [pieces[j].eigenvalues for j in straight], W, skew[0])
+    else:
+        kept = ratio > 1e-13
+        W = torch.where(kept, W / torch.where(kept, total, torch.ones_like(total)), torch.zeros_like(W))
+    for j in straight:
+        W = _mode(W, pieces[j].V.to(W.dtype), j)
+    return W.real if W.is_complex() else W
 
 
 @dataclass

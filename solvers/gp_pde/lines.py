@@ -127,7 +127,7 @@ def axis_needs(pde, dim: int, rng: np.random.Generator, *, carriers: bool = True
     if frequencies is not None:
         omega = tuple(float(w) for w in frequencies)
         return AxisNeeds(lower, upper, length, resolved, omega, max(16, 2 * pde.order + 12), (8,) * len(omega), (1.0,) * len(omega))
-    if length < 40 or not kept:
+    if length < (40 if pde.n_dims == 1 else 64) or not kept:  # short expansions cost nothing
         return needs
     x = lower + 2 * half * rng.random(900)
     Y = np.concatenate([g.values(x) / g.top for g in kept], axis=1)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sciml.exceptions import InvalidInputError
-from sciml.solvers.gp_pde.features import JointBasis, ProductBasis
+from sciml.solvers.gp_pde.features import AxisBasis, JointBasis, ProductBasis
 from sciml.solvers.gp_pde.fast_diagonal import separable_parts
 from sciml.solvers.gp_pde.frequencies import find_carriers, lattice_step
 from sciml.solvers.gp_pde.lines import axis_needs, symbol_roots
@@ -121,6 +121,14 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
             return None
         return ProductBasis(tuple(n.axis(level) for n in needs))
 
+    def short(level):
+        """Where the data are not resolved within the limits: plain bases as far as those go."""
+        counts = [min(n.count(0), int(24 * 1.4**level)) for n in needs]
+        if math.prod(counts) > (4e5 if d == 2 else 4e6) or counts == [min(n.count(0), int(24 * 1.4 ** (level - 1))) for n in needs]:
+            return None
+        return ProductBasis(tuple(AxisBasis(n.lower, n.upper, (), (c + 1) // 2 if n.periodic else c, (), n.periodic)
+                                  for n, c in zip(needs, counts, strict=True)))  # fmt: skip
+
     def flat(level):
         pace = 2 if d == 1 else 1  # products count P as a power: small steps
         if math.prod(n.count(level, pace) for n in needs) > max_features:
@@ -136,7 +144,8 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
         plan = Plan("collocation", f"one dimension; {kind}, cut short by max_features",
                     _grow_base((needs[0].lower,), (needs[0].upper,), max_features), [])  # fmt: skip
     elif d > 1 and parts is not None:
-        plan = Plan("fast-diagonal", f"a box and a separable operator; {kind}", tensor, found, (parts, reason))
+        fits = tensor(0) is not None and tensor(1) is not None
+        plan = Plan("fast-diagonal", f"a box and a separable operator; {kind}", tensor if fits else short, found, (parts, reason))
     else:
         why = "one dimension" if d == 1 else reason
         plan = Plan("collocation", f"{why}; {kind}", flat, found)

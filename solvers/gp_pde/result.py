@@ -228,18 +228,43 @@ class PDESolution(Result):
                 state[f"root_{j}"], state[f"lam_{j}"] = root, lam
         else:
             state["root"] = p.root
+        if self.region is not None:  # a callable cannot be saved without pickle: which cells of a grid lie inside can
+            state["inside"] = _inside_cells(self.region, p.basis)
         return state
 
     @classmethod
     def _restore(cls, fields, state):
         basis = basis_from_state(state["basis"])
+        region = _Cells(basis.lower, basis.upper, state["inside"]) if "inside" in state else None
         if "root" in state:
             posterior = LeastSquaresPosterior(basis, state["theta"], state["root"])
         else:
             d = basis.n_dims
             posterior = TensorPosterior(basis, state["theta"].reshape(basis.shape), [state[f"root_{j}"] for j in range(d)],
                                         [state[f"lam_{j}"] for j in range(d)])  # fmt: skip
-        return cls(**fields, posterior=posterior)
+        return cls(**fields, posterior=posterior, region=region)
+
+
+class _Cells:
+    """A region known by which cells of a grid on its box lie inside."""
+
+    def __init__(self, lower, upper, inside):
+        self.lower, self.upper, self.inside = np.array(lower), np.array(upper), np.asarray(inside)
+
+    def contains(self, X):
+        """True for the points X (n, d) whose nearest cell lies inside."""
+        at = (X - self.lower) / (self.upper - self.lower) * (np.array(self.inside.shape) - 1)
+        return self.inside[tuple(np.clip(np.rint(at), 0, np.array(self.inside.shape) - 1).astype(int).T)]
+
+
+def _inside_cells(region, basis):
+    """Truth on a grid of about 1e5 nodes of the box; a loaded region is passed on as it is."""
+    if isinstance(region, _Cells):
+        return region.inside
+    d = basis.n_dims
+    axes = [np.linspace(a, b, {1: 2001, 2: 401}.get(d, 49)) for a, b in zip(basis.lower, basis.upper, strict=True)]
+    X = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, d)
+    return region.contains(X).reshape([len(a) for a in axes])
 
 
 def _sorted(omega, weight, bandwidth):

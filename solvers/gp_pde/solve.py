@@ -115,7 +115,7 @@ def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=N
 
     Notes
     -----
-    ``error_estimate`` is the largest of: the relative L2 difference to the solution on the next, richer basis; the posterior
+    ``error_estimate`` is the largest of: twice the relative L2 difference to the solution on the next, richer basis; the posterior
     standard deviation with the noise that fresh points show; and rounding. A feature of the source that 20,000 points
     miss is not seen. ``status`` is "converged" when it is at most `tol`
     and the relative residuals at fresh interior and boundary points are at most ten times that; "near_singular" when a function of size one meets the
@@ -222,10 +222,10 @@ class Record:
 class _Context:
     """A problem with its plan, points for validation, and scales."""
 
-    def __init__(self, pde, plan, rng, device, budget, tol, threads):
+    def __init__(self, pde, plan, rng, device, budget, tol, threads=1):
         self.pde, self.plan, self.rng, self.device, self.budget, self.tol = pde, plan, rng, device, budget, tol
         self.threads = threads
-        self.best, self.notes = None, []
+        self.best, self.notes, self.small = None, [], []
         half = N_TEST // 2
         X = interior_points(pde.domain, half, rng, uniform=True)
         self.X = np.concatenate([X, interior_points(pde.domain, N_TEST - half, rng)])  # also the faces' neighbourhood
@@ -301,7 +301,7 @@ class _Context:
         size = float(record.values.square().mean().sqrt())
         if richer is not None:
             gap = float((record.values - richer.values).square().mean().sqrt())
-            record.difference = gap / size if size > 0 else (0.0 if gap == 0 else math.inf)
+            record.difference = 2 * gap / size if size > 0 else (0.0 if gap == 0 else math.inf)  # the richer one errs too
         Lu = record.posterior.apply(self.test, self.terms).cpu().numpy()
         parts = sum(np.abs(c) * np.abs(record.posterior.apply(self.test, {a: 1.0}).cpu().numpy()) for a, c in self.terms.items())
         if self.f is not None:
@@ -310,6 +310,7 @@ class _Context:
         else:
             r = record.left_out
             scale = np.sqrt(np.mean(parts**2)) + np.sqrt(np.mean(self.pde._source.values**2))
+        scale = max(scale, self.low * size)  # where L u vanishes its rounding is no residual
         rms, peak = float(np.sqrt(np.mean(r**2))), float(np.max(np.abs(r)))
         record.residual_rms, record.residual_max = (rms / scale, peak / scale) if scale > 0 else (0.0, 0.0)
         record.boundary = self._boundary_residual(record, size)
@@ -373,12 +374,14 @@ class _Context:
         d = self.pde.n_dims
         rng = np.random.default_rng(0)
         state = rng.bit_generator.state
+        # At rounding level: louder noise would let the prior hide which function is free.
+        posterior = LeastSquaresPosterior(record.posterior.basis, record.posterior.theta, record.fitted.covariance_root())
 
         def draw(X, terms):
             out = 0.0
             for alpha, c in terms.items():
                 rng.bit_generator.state = state  # one and the same function v
-                v = record.posterior.draw(torch.as_tensor(X, device=self.device), alpha, 1, rng)[0].cpu().numpy()
+                v = posterior.draw(torch.as_tensor(X, device=self.device), alpha, 1, rng)[0].cpu().numpy()
                 out = out + c * v
             return out
 
@@ -432,6 +435,8 @@ def solve_pde_steps(context, max_level=12):
             break
         if previous is not None:
             context.judge(previous, record)
+            if previous.n_features <= 300 or not context.small:
+                context.small.append(previous)
             logger.debug("rung %d: %d features, estimate %.1e", level - 2, previous.n_features, previous.estimate)
             improved = best is None or previous.estimate < (0.3 if best.estimate <= context.tol else 1.0) * best.estimate
             unresolved = best is None or best.estimate > 1e-2  # waves are not seen at all until the basis resolves them
@@ -455,6 +460,8 @@ def solve_pde_steps(context, max_level=12):
 def _status(context, record, tol):
     """The word and its reason."""
     resonance = context.resonance(record)
+    if not record.estimate <= tol:  # large bases round more: a small one may show what is free
+        resonance = min([resonance, *(context.resonance(r) for r in context.small)])
     record.resonance = resonance
     if resonance < RESONANCE:
         return "near_singular", (f"a function of size one meets the equation and its conditions with zero data to {resonance:.0e}; "
@@ -493,6 +500,13 @@ def _result(pde, context, record, loop, status, reason, settings, seconds):
     }  # fmt: skip
     report = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in report.items()}
     domain = pde.domain if not isinstance(pde.domain, Box) else None
+    box = pde.domain.box
+    phase = float(np.max(record.posterior.basis.max_frequency * np.maximum(np.abs(box.lower), np.abs(box.upper))))
+    if phase > 1e5:
+        text = f"phases reach {phase:.0e} rad, so that rounding the coordinates alone costs {phase * np.finfo(float).eps:.0e} of u"
+        context.notes.append(text)
+        warnings.warn(f"{text}. Shift the origin towards the domain, or solve a part of it.", ConditioningWarning,
+                      stacklevel=caller_level())  # fmt: skip
     return PDESolution(status=status, n_iter=loop.n_iter, history=loop.history, settings=settings,
                        error_estimate=record.estimate, report=report, coefficients=record.posterior.theta.detach().cpu().numpy(),
                        factor=factor, posterior=record.posterior, region=domain)  # fmt: skip
