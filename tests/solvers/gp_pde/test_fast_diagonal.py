@@ -157,6 +157,7 @@ def test_a_manufactured_problem_is_solved(name):
 
 SMALL = Box([(0, 1), (0.2, 1.2)])
 u_small = Solution((1.0, tone(5.0, 0.3), tone(3.0)), (0.4, growth(0.7), power(2)))
+u_small_ring = Solution((1.0, tone(4 * np.pi, 0.3), tone(2.0)), (0.2, power(0), power(2)))
 AGREE = {
     "elliptic": (
         u_small,
@@ -168,6 +169,7 @@ AGREE = {
         ],
     ),
     "heat": (u_small, {(0, 1): 1.0, (2, 0): -0.3}, [Initial(u_small), Dirichlet(u_small)]),
+    "periodic": (u_small_ring, {**LAPLACE, (0, 0): -4.0}, [Periodic(0), Dirichlet(u_small_ring)]),
 }
 
 

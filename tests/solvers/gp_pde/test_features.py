@@ -173,6 +173,17 @@ def test_axis_derivatives_are_those_of_autograd(name, order, rng):
     assert_allclose(axis.evaluate(x, order), wanted, rtol=0, atol=1e-11 * float(wanted.abs().max()))
 
 
+@pytest.mark.parametrize(
+    "axis", [REDUNDANT, AxisBasis(0.0, 2.0, (90.0, 94.0), 24, (12, 12)), AxisBasis(0.0, 2.0, (30.0,), 24, (16,))]
+)
+def test_redundant_features_lose_nothing_of_their_span(axis):
+    x, weights = axis.quadrature(1.6)
+    U, raw = axis.evaluate(tensor(x), 0).numpy(), axis._evaluate_raw(tensor(x), 0).numpy()
+    assert axis.n_features < raw.shape[1]
+    # directions below 1e-10 of the largest are dropped; raw features are of size one
+    assert_allclose(U @ (U.T @ (weights[:, None] * raw)), raw, rtol=0, atol=1e-9)
+
+
 def test_a_periodic_axis_holds_the_harmonics_of_its_interval():
     ends = tensor([0.5, 3.0])
     for order in range(4):

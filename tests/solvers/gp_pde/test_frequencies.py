@@ -130,6 +130,16 @@ def test_units_of_x_do_not_matter(k, rng):
     assert stretched.residual == one.residual
 
 
+@pytest.mark.parametrize("k", [-40, -20, 20, 40])
+def test_units_of_the_data_do_not_matter(k, rng):
+    x, s = rng.random(60), 2.0**k
+    Y = np.sin(60.3 * x) + 0.2 * np.cos(81.7 * x)
+    one, louder = search(x, Y, (0.0,), (1.0,), [200.0]), search(x, s * Y, (0.0,), (1.0,), [200.0])
+    assert_array_equal(louder.basis.omega, one.basis.omega)
+    assert_array_equal(louder.weights, s * one.weights)
+    assert louder.residual == one.residual
+
+
 # ---------------------------------------------------------------- polynomial length
 
 

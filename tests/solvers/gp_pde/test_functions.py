@@ -101,6 +101,11 @@ def test_a_callable_that_returns_a_scalar_for_many_points_by_mistake_is_looped()
 # ---------------------------------------------------------------- refusals
 
 
+def test_a_number_that_is_not_finite_is_refused():
+    with pytest.raises(InvalidInputError, match="g must be finite; found nan"):
+        PointFunction("g", float("nan"), 2)
+
+
 @pytest.mark.parametrize("value", ["x**2", None, [1.0, 2.0], np.ones(3), True, (1, 2, 3), {}])
 def test_a_value_of_no_known_kind_is_a_type_error(value):
     with pytest.raises(InvalidTypeError, match=rf"source must be a callable of X \(n, 2\).*got {type(value).__name__}"):

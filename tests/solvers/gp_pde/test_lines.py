@@ -82,7 +82,9 @@ def test_the_operators_own_wavenumber_counts(operator):
         assert found.length >= 6 + 4 * np.sqrt(80 * 3.15) - 1  # layers at the ends
 
 
-@pytest.mark.parametrize("source", [lambda X: np.sign(X[:, 0] - 2.1)], ids=["jump"])
+@pytest.mark.parametrize(
+    "source", [lambda X: np.sign(X[:, 0] - 2.1), lambda X: np.abs(X[:, 0] - 2.1)], ids=["jump", "kink"]
+)
 def test_rough_data_are_not_resolved(source):
     assert not needs(PDE(LINE, {2: 1.0}, source, [Dirichlet(0.0)])).resolved
 

@@ -157,6 +157,7 @@ def test_in_one_dimension_plain_numbers_will_do():
         ({}, InvalidInputError, "at least one coefficient that is not zero; got {}"),
         ({(2, 0): 0.0}, InvalidInputError, "at least one coefficient that is not zero"),
         ({(2, 0): "k"}, InvalidTypeError, r"operator\[\(2, 0\)\] must be a callable .* got str"),
+        ({(2, 0): np.nan}, InvalidInputError, r"operator\[\(2, 0\)\] must be finite; found nan"),
         ({(2, 0): 1j}, InvalidTypeError, r"operator\[\(2, 0\)\] must be a callable .* got complex"),
         (
             {(2, 0): ([[0.5, 0.5]], [1.0])},
