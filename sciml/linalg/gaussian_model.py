@@ -76,6 +76,7 @@ class GaussianLinearModel:
     y: Array
     prior_std: Array | float = field(kw_only=True)
     noise_std: Array | float = field(kw_only=True)
+    _inside: "_Inside" = field(init=False)
 
     def __post_init__(self):
         (A, y, prior, noise), leave = enter(
@@ -256,8 +257,8 @@ class Posterior:
         """Residual of every observation when it is left out of the fit, shape of y, in units of y.
 
         ``residual / (1 - leverage)``. Where an observation alone fixes what it sees, both cancel; they are then taken
-        from the projection onto what the fit cannot reach: the error of entry i is eps noise_i norm(r) / (1 - h_i), r the
-        whitened residuals, where the plain quotient has norm(y / noise) in place of norm(r).
+        from the projection onto what the fit cannot reach: the error of entry i is eps noise_i norm(r) / (1 - h_i),
+        r the whitened residuals, where the plain quotient has norm(y / noise) in place of norm(r).
         """
         return self._shaped(self._inside.noise[:, None] * self._factor.leave_one_out())
 
@@ -520,7 +521,8 @@ def sparse_bayes(
 
 def sparse_bayes_steps(model, groups=None, *, variant="mackay", floor=1e-14):
     """Yield a `Step` holding an `EvidenceFit` for every sweep, the starting point first; endless."""
-    inside, small, constant = model._inside, *_reduced(model._inside)
+    inside = model._inside
+    small, constant = _reduced(inside)
     p = len(inside.prior)
     labels, n_groups = _labels(range(p) if groups is None else groups, p, "groups", inside.A.device)
     start = inside.prior**2

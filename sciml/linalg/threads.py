@@ -1,7 +1,7 @@
 """Threads of the linear algebra: one for small matrices, where a second costs more than it gives.
 
-Pitfalls  Two threads on matrices of a few hundred rows gain nothing on an idle machine, and cost a factor of twenty where
-          another process holds a core: each of thousands of small products then waits for a thread that does not run.
+Pitfalls  Two threads on matrices of a few hundred rows gain nothing on an idle machine, and cost a factor of twenty
+          where another process holds a core: thousands of small products then wait for a thread that does not run.
 """
 
 from collections.abc import Iterator

@@ -1,13 +1,17 @@
 r"""Boxes with separable, constant-coefficient operators: one small eigenproblem per dimension.
 
-With orthonormal features U of each axis the operator is a Kronecker sum, :math:`L = \sum_j I \otimes A_j \otimes I`.  The
-boundary data are lifted, face after face, by the lowest polynomials that meet the end conditions; the rest vanishes there
-and is expanded in the null space N of the end functionals, where each :math:`N^T A_j N = V_j \Lambda_j V_j^{-1}`, so that a
+With orthonormal features U of each axis the operator is a Kronecker sum, :math:`L = \sum_j I \otimes A_j \otimes I`.
+The
+boundary data are lifted, face after face, by the lowest polynomials that meet the end conditions; the rest vanishes
+there
+and is expanded in the null space N of the end functionals, where each :math:`N^T A_j N = V_j \Lambda_j V_j^{-1}`, so
+that a
 division by :math:`\lambda_{1,i} + \lambda_{2,k} + \dots` solves the whole problem.
 
 Notation  r_j features of axis j; E_j (e_j, r_j) end functionals; N_j (r_j, r_j - e_j); Pi_j quadrature projection.
 Cost      sum_j r_j^3 + (prod_j r_j)(sum_j r_j), and the source on a product grid; memory that of one slab of it.
-Pitfalls  A time axis has its conditions at one end and eigenvectors close to parallel: where their condition is above 1e6
+Pitfalls  A time axis has its conditions at one end and eigenvectors close to parallel: where their condition is above
+1e6
           that axis is solved as it stands, once for each combination of the other axes' eigenvalues; two such axes are
           solved through Schur forms in two dimensions, and refused beyond.
 
@@ -62,7 +66,8 @@ def separable_parts(pde):
     Returns
     -------
     (list of dict, list of EndConditions) or (None, str)
-        For each axis the one-dimensional operator (order to coefficient) and the end conditions; or why it cannot be split.
+        For each axis the one-dimensional operator (order to coefficient) and the end conditions; or why it cannot be
+        split.
     """
     d = pde.n_dims
     if not isinstance(pde.domain, Box):
@@ -220,7 +225,7 @@ def solve_tensor(pde, basis, axes, ends, device="cpu"):
 
 
 def _kronecker_solve(pieces, total, ratio, skew, F):
-    """Solve ``sum_j B_j W = F``; axes in `skew` are not diagonalised, combinations with no eigenvalue left are dropped."""
+    """Solve ``sum_j B_j W = F``: axes in `skew` as they stand, the others by eigenvalues, zero ones dropped."""
     if len(skew) > 1:
         return _sylvester([p.B for p in pieces], F)
     W = F.to(total.dtype) if total.is_complex() else F
@@ -318,8 +323,10 @@ def _shifted(B, lams, F, j):
     dtype = torch.promote_types(rows.dtype, shift.dtype)
     eye = torch.eye(len(B), dtype=dtype, device=B.device)
     block = max(1, 4_000_000 // B.numel())
-    parts = [torch.linalg.solve(B.to(dtype) + s[:, None, None] * eye, f.to(dtype)[:, :, None])[:, :, 0]
-             for s, f in zip(torch.split(shift, block), torch.split(rows, block), strict=True)]  # fmt: skip
+    parts = [
+        torch.linalg.solve(B.to(dtype) + s[:, None, None] * eye, f.to(dtype)[:, :, None])[:, :, 0]
+        for s, f in zip(torch.split(shift, block), torch.split(rows, block), strict=True)
+    ]
     return torch.movedim(torch.cat(parts).reshape(T.shape), -1, j)
 
 

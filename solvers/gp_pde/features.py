@@ -1,6 +1,7 @@
 r"""Spectral-mixture features: a few carriers, each under a polynomial envelope.
 
-A Gaussian process whose kernel is a spectral mixture with finite-rank envelopes is a Gaussian linear model in the features
+A Gaussian process whose kernel is a spectral mixture with finite-rank envelopes is a Gaussian linear model in the
+features
 
 .. math:: T_K(\xi) \cos\omega_q\cdot(x - c), \qquad T_K(\xi) \sin\omega_q\cdot(x - c), \qquad \xi = (x - c) / h,
 
@@ -8,7 +9,8 @@ with Chebyshev polynomials :math:`T_K` of low degree.  A bandwidth of zero is a 
 Chebyshev spectral method.
 
 Notation  d dimensions; c, h centre and half width of the box, (d,); omega_q carriers, angular frequency (rad / unit);
-          m_0 envelope terms of the carrier-free block, m_q those of carrier q; P features; alpha multi-index of a derivative.
+          m_0 envelope terms of the carrier-free block, m_q those of carrier q; P features; alpha multi-index of a
+          derivative.
 Cost      O(n P) a derivative and a term of Leibniz' rule.
 Pitfalls  Blocks overlap once an envelope is wide enough to resolve its own carrier: the features are a frame, and least
           squares in them must be regularised at rounding level rather than truncated.
@@ -73,7 +75,8 @@ def chebyshev_derivatives(xi: torch.Tensor, n_terms: int, order: int) -> list[to
 
 
 def legendre_derivatives(xi: torch.Tensor, n_terms: int, order: int) -> list[torch.Tensor]:
-    r"""Evaluate derivatives of the Legendre polynomials, normalised in L2(-1, 1), for ``k < n_terms`` and ``j <= order``.
+    r"""Evaluate derivatives of the Legendre polynomials, normalised in L2(-1, 1), for ``k < n_terms`` and ``j <=
+    order``.
 
     Parameters
     ----------
@@ -170,8 +173,13 @@ class JointBasis:
 
     def enriched(self, base: int, envelope: int) -> JointBasis:
         """The same carriers with `base` more terms per dimension in block 0 and `envelope` more on each carrier."""
-        return JointBasis(self.lower, self.upper, self.omega, tuple(m + base for m in self.n_base),
-                          tuple(m + envelope for m in self.n_envelope))  # fmt: skip
+        return JointBasis(
+            self.lower,
+            self.upper,
+            self.omega,
+            tuple(m + base for m in self.n_base),
+            tuple(m + envelope for m in self.n_envelope),
+        )
 
     def evaluate(self, X: torch.Tensor, alpha: Sequence[int]) -> torch.Tensor:
         r"""Evaluate :math:`\partial^\alpha` of every feature.
@@ -241,8 +249,10 @@ class AxisBasis:
 
     Notes
     -----
-    Directions whose singular value is below 1e-12 of the largest are dropped: the blocks overlap.  A direction of singular
-    value sigma is a combination of features that cancel, with a rounding error of eps / sigma; where that is more than 1e-12
+    Directions whose singular value is below 1e-12 of the largest are dropped: the blocks overlap.  A direction of
+    singular
+    value sigma is a combination of features that cancel, with a rounding error of eps / sigma; where that is more than
+    1e-12
     the orthonormal features are held by their Legendre coefficients instead, which differentiates what was rounded and
     cancels nothing (two carriers with 12 terms each under 24 of block 0: 2e-10 becomes 1e-13 for a Poisson problem).
     Orthonormal coordinates make the coefficients' norm the function's.
@@ -260,8 +270,13 @@ class AxisBasis:
     _raw: JointBasis = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "_raw", JointBasis((self.lower,), (self.upper,), np.reshape(self.omega, (-1, 1)),
-                                                    (self.n_base,), tuple(self.n_envelope)))  # fmt: skip
+        object.__setattr__(
+            self,
+            "_raw",
+            JointBasis(
+                (self.lower,), (self.upper,), np.reshape(self.omega, (-1, 1)), (self.n_base,), tuple(self.n_envelope)
+            ),
+        )
         if self.periodic:
             length = self.upper - self.lower
             scale = np.r_[length**-0.5, np.full(2 * (self.n_base - 1), (2 / length) ** 0.5)]
@@ -307,7 +322,7 @@ class AxisBasis:
         return float(self._raw.max_frequency[0])
 
     def quadrature(self, extra: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-        """Nodes and weights that integrate products of two features exactly to rounding; `extra` times as many as needed."""
+        """Nodes and weights that integrate products of two features to rounding; `extra` times as many as needed."""
         half = (self.upper - self.lower) / 2
         if self.periodic:
             n = int(extra * 2 * self.n_base) + 4
@@ -318,8 +333,15 @@ class AxisBasis:
 
     def enriched(self, base: int, envelope: int) -> AxisBasis:
         """The same carriers with `base` more terms in block 0 and `envelope` more on each carrier."""
-        return AxisBasis(self.lower, self.upper, self.omega, self.n_base + base,
-                         tuple(m + envelope for m in self.n_envelope), self.periodic, self.cut)  # fmt: skip
+        return AxisBasis(
+            self.lower,
+            self.upper,
+            self.omega,
+            self.n_base + base,
+            tuple(m + envelope for m in self.n_envelope),
+            self.periodic,
+            self.cut,
+        )
 
     def _evaluate_raw(self, x, order):
         if not self.periodic and len(self.omega) == 0:
@@ -350,7 +372,8 @@ _LEGENDRE: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 def gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of Gauss-Legendre quadrature on [-1, 1], each of shape (n,); kept, since they cost O(n^2).
 
-    The weights of SciPy and NumPy are off by 1e-13 to 1e-12 for some hundred nodes, which shows as noise of that size in
+    The weights of SciPy and NumPy are off by 1e-13 to 1e-12 for some hundred nodes, which shows as noise of that size
+    in
     high coefficients; these are off by about 5e-15.
 
     Examples

@@ -1,14 +1,19 @@
 r"""Find the carriers: which few frequencies, under which envelopes, explain the data.
 
-A greedy search with continuous refinement.  The data are fitted by Chebyshev envelopes on the carriers found so far; the
+A greedy search with continuous refinement.  The data are fitted by Chebyshev envelopes on the carriers found so far;
+the
 periodogram of what is left shows where the fit lacks something: at low frequency the carrier-free block grows, beside a
-known carrier its envelope widens, elsewhere a new carrier is born.  After every birth all carriers are refined at once by
-variable projection (Gauss-Newton on the projected residual, Kaufman's Jacobian), so that a tone off the grid is found to
+known carrier its envelope widens, elsewhere a new carrier is born.  After every birth all carriers are refined at once
+by
+variable projection (Gauss-Newton on the projected residual, Kaufman's Jacobian), so that a tone off the grid is found
+to
 many digits.  The same search serves values along lines, one axis at a time, and scattered samples in d dimensions.
 
 Notation  X (n, d) points, Y (n, k) data; omega (Q, d) carriers; A features; r = Y - A c residual; h leverage.
-Cost      one periodogram (a product of n x N_1 and n x N_2 matrices in two dimensions) and about ten small QRs a carrier.
-Pitfalls  A lattice of points cannot tell a frequency from its alias: `lattice_step` finds such axes and the caller must say so.
+Cost      one periodogram (a product of n x N_1 and n x N_2 matrices in two dimensions) and about ten small QRs a
+carrier.
+Pitfalls  A lattice of points cannot tell a frequency from its alias: `lattice_step` finds such axes and the caller
+must say so.
 
 References
 ----------
@@ -51,8 +56,9 @@ class CarrierFit:
     residual: float
 
 
-def find_carriers(X, Y, lower, upper, *, max_frequency, tol=1e-12, max_carriers=12, max_features=None, start=None,
-                  refine_only=False):  # fmt: skip
+def find_carriers(
+    X, Y, lower, upper, *, max_frequency, tol=1e-12, max_carriers=12, max_features=None, start=None, refine_only=False
+):
     r"""Explain data by few carriers under polynomial envelopes.
 
     Parameters
@@ -86,7 +92,7 @@ def find_carriers(X, Y, lower, upper, *, max_frequency, tol=1e-12, max_carriers=
     """
     n, d = X.shape
     lower, upper = tuple(map(float, lower)), tuple(map(float, upper))
-    length = np.array(upper) - np.array(lower)
+    np.array(upper) - np.array(lower)
     max_features = int(n / 1.5) if max_features is None else min(max_features, int(n / 1.5))
     basis = start or JointBasis(lower, upper, np.zeros((0, d)), (4,) * d, ())
     while basis.n_features > max_features and max(basis.n_base) > 1:
@@ -121,7 +127,7 @@ def find_carriers(X, Y, lower, upper, *, max_frequency, tol=1e-12, max_carriers=
 
 
 def _moves(basis, peak, max_carriers, refine_only, cheaply):
-    """Ways to enlarge a basis for a residual whose spectrum peaks at `peak`: pairs (basis, whether a carrier was born)."""
+    """Ways to enlarge a basis for a residual that peaks at `peak`: pairs (basis, whether a carrier was born)."""
     lower, upper, omega, base, sizes = basis.lower, basis.upper, basis.omega, basis.n_base, basis.n_envelope
     lobes = 2 * np.pi / (np.array(upper) - np.array(lower))
     low = np.all(np.abs(peak) < 3 * lobes)
@@ -202,8 +208,9 @@ def _refine(fit, max_iter):
         for _ in range(5):
             step = ((Vt.T @ (s / (s**2 + damping) * rhs)) / norms).cpu().numpy().reshape(-1, d)
             step = step * min(1.0, 1.0 / max(1e-300, float(np.max(np.abs(step) / lobes))))
-            moved = JointBasis(fit.basis.lower, fit.basis.upper, fit.basis.omega + step, fit.basis.n_base,
-                               fit.basis.n_envelope)  # fmt: skip
+            moved = JointBasis(
+                fit.basis.lower, fit.basis.upper, fit.basis.omega + step, fit.basis.n_base, fit.basis.n_envelope
+            )
             trial = _Fit(moved, fit.X, fit.Y)
             if trial.size < fit.size:
                 accepted = True
@@ -227,7 +234,9 @@ class _Periodogram:
         sizes = [c + 1 if j == 0 else 2 * c + 1 for j, c in enumerate(counts)]
         shrink = max(1.0, (math.prod(sizes) / max_points) ** (1 / len(sizes)))
         counts = [max(1, int(c / shrink)) for c in counts]
-        self.grids = [np.arange(0 if j == 0 else -c, c + 1) * s for j, (c, s) in enumerate(zip(counts, step, strict=True))]
+        self.grids = [
+            np.arange(0 if j == 0 else -c, c + 1) * s for j, (c, s) in enumerate(zip(counts, step, strict=True))
+        ]
         centre = X.new_tensor((np.array(lower) + np.array(upper)) / 2)
         Z = X - centre
         self.E = [torch.exp(-1j * Z[:, j : j + 1] * X.new_tensor(g)) for j, g in enumerate(self.grids)]

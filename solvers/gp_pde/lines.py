@@ -1,7 +1,8 @@
 r"""What a box problem needs along each axis, read off its callables on lines.
 
 The source and the boundary data are sampled on lines parallel to an axis.  Their Chebyshev coefficients tell how long a
-plain polynomial expansion must be; the carrier search tells whether a few frequencies explain the same values with fewer
+plain polynomial expansion must be; the carrier search tells whether a few frequencies explain the same values with
+fewer
 features.  Real roots of the operator's own symbol (a wavenumber, say) are added, since they need not show in the data.
 
 Cost      about 1e4 values of each callable, a few milliseconds of small least-squares problems for each axis.
@@ -72,9 +73,9 @@ class AxisNeeds:
         base, terms = self.n_base + 3 * pace * level, tuple(m + pace * level for m in self.n_envelope)
         if self.omega and base + 2 * sum(terms) <= PAYS * (self.length + 30):
             return self.omega, base, terms
-        level = max(0, level - 1) * pace / 2 if self.omega else level * pace / 2
+        height = max(0, level - 1) * pace / 2 if self.omega else level * pace / 2
         n = self.length + max(8, self.length // 20)
-        n = int(math.ceil(n * 1.25**level + 4 * level))
+        n = int(math.ceil(n * 1.25**height + 4 * height))
         if self.periodic:  # lengths count polynomials, of which a wave needs pi
             n = int(n / math.pi) + 12
         return (), n, ()
@@ -126,15 +127,24 @@ def axis_needs(pde, dim: int, rng: np.random.Generator, *, carriers: bool = True
         return needs
     if frequencies is not None:
         omega = tuple(float(w) for w in frequencies)
-        return AxisNeeds(lower, upper, length, resolved, omega, max(16, 2 * pde.order + 12), (8,) * len(omega), (1.0,) * len(omega))
+        return AxisNeeds(
+            lower, upper, length, resolved, omega, max(16, 2 * pde.order + 12), (8,) * len(omega), (1.0,) * len(omega)
+        )
     if length < (40 if pde.n_dims == 1 else 64) or not kept:  # short expansions cost nothing
         return needs
     x = lower + 2 * half * rng.random(900)
     Y = np.concatenate([g.values(x) / g.top for g in kept], axis=1)
     known = [w for w in own if w * half > 3 * math.pi]
     start = JointBasis((lower,), (upper,), np.reshape(known, (-1, 1)), (4,), (3,) * len(known)) if known else None
-    found = find_carriers(torch.as_tensor(x[:, None]), torch.as_tensor(Y), (lower,), (upper,), start=start,
-                          max_frequency=[1.2 * length / half], max_features=min(160, int(PAYS * length)))  # fmt: skip
+    found = find_carriers(
+        torch.as_tensor(x[:, None]),
+        torch.as_tensor(Y),
+        (lower,),
+        (upper,),
+        start=start,
+        max_frequency=[1.2 * length / half],
+        max_features=min(160, int(PAYS * length)),
+    )
     if found.residual > 1e-9 or not len(found.basis.omega):
         return needs
     return _sized(needs, found, pde.order)
@@ -145,7 +155,9 @@ def _sized(needs, found, order):
     half = (needs.upper - needs.lower) / 2
     omega, base = np.abs(found.basis.omega[:, 0]), max(16, found.basis.n_base[0] + 6)
     sizes, weights = np.array(found.basis.n_envelope), found.weights
-    for q in np.argsort(omega):  # block 0 holds fewer than three periods by itself, and what costs it less than a carrier
+    for q in np.argsort(
+        omega
+    ):  # block 0 holds fewer than three periods by itself, and what costs it less than a carrier
         alone = int(omega[q] * half) + 22 + order
         if omega[q] * half < 3 * math.pi or alone <= base + 2 * max(6, sizes[q] + 1):
             base, omega[q] = max(base, alone), 0.0
@@ -153,8 +165,13 @@ def _sized(needs, found, order):
     omega, sizes, weights = omega[kept], np.maximum(6, sizes[kept] + 1), weights[kept]
     if not len(omega) or base + 2 * sizes.sum() > PAYS * needs.length + 8:
         return needs
-    return replace(needs, omega=tuple(omega.tolist()), n_base=base, n_envelope=tuple(sizes.tolist()),
-                   weights=tuple(weights.tolist()))  # fmt: skip
+    return replace(
+        needs,
+        omega=tuple(omega.tolist()),
+        n_base=base,
+        n_envelope=tuple(sizes.tolist()),
+        weights=tuple(weights.tolist()),
+    )
 
 
 class _Group:
@@ -194,7 +211,10 @@ class _Group:
         c = dct(V, type=1, axis=0) / n
         c[[0, -1]] /= 2
         xi = 2 * check - 1
-        return np.max(np.abs(np.polynomial.chebyshev.chebval(xi, c).T - self.values(lower + half * (1 + xi)))) < 1e-6 * self.top
+        return (
+            np.max(np.abs(np.polynomial.chebyshev.chebval(xi, c).T - self.values(lower + half * (1 + xi))))
+            < 1e-6 * self.top
+        )
 
 
 def _source_lines(pde, dim, rng):

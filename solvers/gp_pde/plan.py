@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from sciml.exceptions import InvalidInputError
-from sciml.solvers.gp_pde.features import AxisBasis, JointBasis, ProductBasis
 from sciml.solvers.gp_pde.fast_diagonal import separable_parts
+from sciml.solvers.gp_pde.features import AxisBasis, JointBasis, ProductBasis
 from sciml.solvers.gp_pde.frequencies import find_carriers, lattice_step
 from sciml.solvers.gp_pde.lines import axis_needs, symbol_roots
 from sciml.solvers.gp_pde.points import interior_points
@@ -111,8 +111,11 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
     d = pde.n_dims
     known = _per_axis(frequencies, d)
     needs = [axis_needs(pde, j, rng, carriers=carriers, frequencies=known[j]) for j in range(d)]
-    found = [{"omega": [w if i == j else 0.0 for i in range(d)], "weight": v}
-             for j, n in enumerate(needs) for w, v in zip(n.omega, n.weights, strict=True)]  # fmt: skip
+    found = [
+        {"omega": [w if i == j else 0.0 for i in range(d)], "weight": v}
+        for j, n in enumerate(needs)
+        for w, v in zip(n.omega, n.weights, strict=True)
+    ]
     resolved = all(n.resolved for n in needs)
 
     def tensor(level):
@@ -124,10 +127,16 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
     def short(level):
         """Where the data are not resolved within the limits: plain bases as far as those go."""
         counts = [min(n.count(0), int(24 * 1.4**level)) for n in needs]
-        if math.prod(counts) > (4e5 if d == 2 else 4e6) or counts == [min(n.count(0), int(24 * 1.4 ** (level - 1))) for n in needs]:
+        if math.prod(counts) > (4e5 if d == 2 else 4e6) or counts == [
+            min(n.count(0), int(24 * 1.4 ** (level - 1))) for n in needs
+        ]:
             return None
-        return ProductBasis(tuple(AxisBasis(n.lower, n.upper, (), (c + 1) // 2 if n.periodic else c, (), n.periodic)
-                                  for n, c in zip(needs, counts, strict=True)))  # fmt: skip
+        return ProductBasis(
+            tuple(
+                AxisBasis(n.lower, n.upper, (), (c + 1) // 2 if n.periodic else c, (), n.periodic)
+                for n, c in zip(needs, counts, strict=True)
+            )
+        )
 
     def flat(level):
         pace = 2 if d == 1 else 1  # products count P as a power: small steps
@@ -141,11 +150,21 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
     parts, reason = separable_parts(pde)
     kind = "carriers" if any(n.omega for n in needs) else "plain Chebyshev (carriers would not pay)"
     if d == 1 and (flat(0) is None or flat(1) is None):
-        plan = Plan("collocation", f"one dimension; {kind}, cut short by max_features",
-                    _grow_base((needs[0].lower,), (needs[0].upper,), max_features), [])  # fmt: skip
+        plan = Plan(
+            "collocation",
+            f"one dimension; {kind}, cut short by max_features",
+            _grow_base((needs[0].lower,), (needs[0].upper,), max_features),
+            [],
+        )
     elif d > 1 and parts is not None:
         fits = tensor(0) is not None and tensor(1) is not None
-        plan = Plan("fast-diagonal", f"a box and a separable operator; {kind}", tensor if fits else short, found, (parts, reason))
+        plan = Plan(
+            "fast-diagonal",
+            f"a box and a separable operator; {kind}",
+            tensor if fits else short,
+            found,
+            (parts, reason),
+        )
     else:
         why = "one dimension" if d == 1 else reason
         plan = Plan("collocation", f"{why}; {kind}", flat, found)
@@ -153,7 +172,9 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
             plan = _in_region(pde, rng, carriers, frequencies, None, max_features)
             plan.why = f"{why}; products of axes need too many features"
     plan.resolved = resolved
-    plan.flat = flat if flat(0) is not None else _grow_base(tuple(pde.domain.lower), tuple(pde.domain.upper), max_features)
+    plan.flat = (
+        flat if flat(0) is not None else _grow_base(tuple(pde.domain.lower), tuple(pde.domain.upper), max_features)
+    )
     return plan
 
 
@@ -170,8 +191,14 @@ def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features):
         f = pde._source(X)
         if np.any(f):
             top = [max_frequency or 4 * np.pi * n ** (1 / d) / w for w in box.upper - box.lower]
-            fit = find_carriers(torch.as_tensor(X), torch.as_tensor(f[:, None]), lower, upper, max_frequency=top,
-                                max_features=min(n // 3, max_features // 2))  # fmt: skip
+            fit = find_carriers(
+                torch.as_tensor(X),
+                torch.as_tensor(f[:, None]),
+                lower,
+                upper,
+                max_frequency=top,
+                max_features=min(n // 3, max_features // 2),
+            )
             if fit.residual < 1e-6:
                 start = fit
     why = "scattered least squares on any domain"
@@ -222,7 +249,9 @@ def _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features):
     length = np.array(upper) - np.array(lower)
     n = len(np.unique(X, axis=0))
     if n < 4:
-        raise InvalidInputError(f"source must hold at least 4 different samples; got {n}. Sample it more densely, or pass a callable.")
+        raise InvalidInputError(
+            f"source must hold at least 4 different samples; got {n}. Sample it more densely, or pass a callable."
+        )
     nyquist = np.pi * n ** (1 / d) / length
     reach = {1: 16, 2: 10}.get(d, 4)
     top, lattice = reach * nyquist, []
@@ -231,8 +260,10 @@ def _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features):
         if step is not None:
             top[j] = min(top[j], step / 2)
             if max_frequency is None or max_frequency > 0.5 * step * (1 + 1e-9):
-                lattice.append(f"the samples lie on a lattice in dimension {j}: frequencies above {step / 2:.4g} rad / unit "
-                               f"fold into the band unseen")  # fmt: skip
+                lattice.append(
+                    f"the samples lie on a lattice in dimension {j}: frequencies above {step / 2:.4g} rad / unit "
+                    f"fold into the band unseen"
+                )
     if max_frequency is not None:
         top = np.minimum(top, max_frequency)
     points, values = torch.as_tensor(X), torch.as_tensor(f[:, None])
@@ -245,8 +276,17 @@ def _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features):
         if frequencies is not None:
             omega = _vectors(frequencies, d)
             start = JointBasis(lower, upper, omega, (4,) * d, (3,) * len(omega))
-        fit = find_carriers(points, values, lower, upper, max_frequency=top, max_features=limit, start=start,
-                            refine_only=frequencies is not None, max_carriers=12 if carriers else 0)  # fmt: skip
+        fit = find_carriers(
+            points,
+            values,
+            lower,
+            upper,
+            max_frequency=top,
+            max_features=limit,
+            start=start,
+            refine_only=frequencies is not None,
+            max_carriers=12 if carriers else 0,
+        )
         fit_basis, weights, residual = fit.basis, fit.weights, fit.residual
     found = [{"omega": w.tolist(), "weight": float(v)} for w, v in zip(fit_basis.omega, weights, strict=True)]
     if len(weights) and weights.sum() > 0:

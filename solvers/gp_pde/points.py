@@ -70,8 +70,10 @@ def interior_points(domain, n: int, rng: np.random.Generator, *, uniform: bool =
         tried += batch
         inside = sum(len(part) for part in found)
         if tried >= 2000 * (inside + 5):
-            raise InvalidInputError(f"inside must hold for a fair part of the box; found {inside} of {tried} random points inside. "
-                                    f"Check `inside`, or shrink the box around the region.")  # fmt: skip
+            raise InvalidInputError(
+                f"inside must hold for a fair part of the box; found {inside} of {tried} random points inside. "
+                f"Check `inside`, or shrink the box around the region."
+            )
         batch = min(int(1.2 * (n - inside) * tried / max(inside, 1)) + 64, 4_000_000)
     return np.concatenate(found)[:n]
 
@@ -111,7 +113,8 @@ def face_points(box, dim, side, n, rng):
 
 
 def condition_rows(pde, n_face: int, rng: np.random.Generator) -> list[ConditionRows]:
-    """Every condition of a problem as rows, with about `n_face` points on each face (or that many times 2 d on a region).
+    """Every condition of a problem as rows, with about `n_face` points on each face (or that many times 2 d on a
+    region).
 
     Parameters
     ----------
@@ -135,7 +138,9 @@ def condition_rows(pde, n_face: int, rng: np.random.Generator) -> list[Condition
         else:
             out += _boundary_rows(pde, condition, n_face, rng)
     if pde.conditions and not any(len(rows.X) for rows in out):
-        raise InvalidInputError("conditions must hold somewhere; their `where` selects none of the boundary points. Check the masks.")
+        raise InvalidInputError(
+            "conditions must hold somewhere; their `where` selects none of the boundary points. Check the masks."
+        )
     return [rows for rows in out if len(rows.X)]
 
 
@@ -148,7 +153,9 @@ def _periodic_rows(pde, condition, n, rng):
     X = face_points(pde.domain.box, dim, 0, n, rng)
     minus = X.copy()
     minus[:, dim] = pde.domain.box.bounds[dim][1]
-    return [ConditionRows(X, {_unit(dim, d, k): 1.0}, np.zeros(len(X)), minus) for k in range(max(1, pde.axis_order(dim)))]
+    return [
+        ConditionRows(X, {_unit(dim, d, k): 1.0}, np.zeros(len(X)), minus) for k in range(max(1, pde.axis_order(dim)))
+    ]
 
 
 def _initial_rows(pde, condition, n, rng):

@@ -1,6 +1,7 @@
 r"""The solution as a Gaussian in coefficient space: mean, and a root of the covariance, for both solvers.
 
-Both posteriors know the covariance up to one factor, since a noise-free equation has no noise level of its own; the factor
+Both posteriors know the covariance up to one factor, since a noise-free equation has no noise level of its own; the
+factor
 is set by the certificate, so that the root-mean-square of the standard deviation is the error estimate.
 
 Notation  theta (P,) mean; W (P, q) with cov(theta) proportional to W W^T; phi(x) features.
@@ -79,7 +80,9 @@ class LeastSquaresPosterior(_Posterior):
 
     def deviation(self, X, alpha):
         """Standard deviation of the derivative `alpha` of u at X (n, d), in units of the free factor; shape (n,)."""
-        return torch.cat([torch.linalg.norm(self.basis.evaluate(part, alpha) @ self.root, dim=1) for part in self._chunks(X)])
+        return torch.cat(
+            [torch.linalg.norm(self.basis.evaluate(part, alpha) @ self.root, dim=1) for part in self._chunks(X)]
+        )
 
     def draw(self, X, alpha, n_samples, rng):
         """Deviations from the mean at X (n, d), joint over the points; shape (n_samples, n)."""
@@ -136,7 +139,9 @@ class TensorPosterior(_Posterior):
         for _ in range(n_samples):
             noise = normal(rng, tuple(self.gain.shape), device=X.device) * self.gain
             if any(r.is_complex() for r in self.roots):  # a complex pair of modes carries one real function
-                noise = torch.complex(noise, normal(rng, tuple(self.gain.shape), device=X.device) * self.gain) / math.sqrt(2)
+                noise = torch.complex(
+                    noise, normal(rng, tuple(self.gain.shape), device=X.device) * self.gain
+                ) / math.sqrt(2)
             row = []
             for part in self._chunks(X):
                 first, *rest = self._modes(part, alpha)
@@ -151,19 +156,53 @@ class TensorPosterior(_Posterior):
 def basis_state(basis) -> dict:
     """Numbers that rebuild a basis: plain values only."""
     if isinstance(basis, ProductBasis):
-        return {"kind": "product", "axes": [{"lower": a.lower, "upper": a.upper, "omega": list(a.omega), "n_base": int(a.n_base),
-                                             "n_envelope": [int(m) for m in a.n_envelope], "periodic": bool(a.periodic), "cut": a.cut}
-                                            for a in basis.axes]}  # fmt: skip
-    return {"kind": "joint", "lower": [float(v) for v in basis.lower], "upper": [float(v) for v in basis.upper],
-            "omega": np.asarray(basis.omega).tolist(), "n_base": [int(m) for m in basis.n_base],
-            "n_envelope": [int(m) for m in basis.n_envelope]}  # fmt: skip
+        return {
+            "kind": "product",
+            "axes": [
+                {
+                    "lower": a.lower,
+                    "upper": a.upper,
+                    "omega": list(a.omega),
+                    "n_base": int(a.n_base),
+                    "n_envelope": [int(m) for m in a.n_envelope],
+                    "periodic": bool(a.periodic),
+                    "cut": a.cut,
+                }
+                for a in basis.axes
+            ],
+        }
+    return {
+        "kind": "joint",
+        "lower": [float(v) for v in basis.lower],
+        "upper": [float(v) for v in basis.upper],
+        "omega": np.asarray(basis.omega).tolist(),
+        "n_base": [int(m) for m in basis.n_base],
+        "n_envelope": [int(m) for m in basis.n_envelope],
+    }
 
 
 def basis_from_state(state: dict):
     """The basis of `basis_state`."""
     if state["kind"] == "product":
-        return ProductBasis(tuple(AxisBasis(a["lower"], a["upper"], tuple(a["omega"]), a["n_base"], tuple(a["n_envelope"]),
-                                            a["periodic"], a["cut"]) for a in state["axes"]))  # fmt: skip
+        return ProductBasis(
+            tuple(
+                AxisBasis(
+                    a["lower"],
+                    a["upper"],
+                    tuple(a["omega"]),
+                    a["n_base"],
+                    tuple(a["n_envelope"]),
+                    a["periodic"],
+                    a["cut"],
+                )
+                for a in state["axes"]
+            )
+        )
     d = len(state["lower"])
-    return JointBasis(tuple(state["lower"]), tuple(state["upper"]), np.reshape(state["omega"], (-1, d)), tuple(state["n_base"]),
-                      tuple(state["n_envelope"]))  # fmt: skip
+    return JointBasis(
+        tuple(state["lower"]),
+        tuple(state["upper"]),
+        np.reshape(state["omega"], (-1, d)),
+        tuple(state["n_base"]),
+        tuple(state["n_envelope"]),
+    )

@@ -52,15 +52,21 @@ class Box:
         if array.ndim == 1 and array.shape == (2,):
             array = array[None, :]
         if array.ndim != 2 or array.shape[1] != 2 or len(array) == 0:
-            raise InvalidInputError(f"bounds must be a sequence of (lower, upper), one for each dimension; got shape "
-                                    f"{array.shape}. Write Box([(0, 1), (0, 2)]) for two dimensions.")  # fmt: skip
+            raise InvalidInputError(
+                f"bounds must be a sequence of (lower, upper), one for each dimension; got shape "
+                f"{array.shape}. Write Box([(0, 1), (0, 2)]) for two dimensions."
+            )
         for j, (low, high) in enumerate(array):
             if not high > low:
-                raise InvalidInputError(f"bounds must have lower < upper in every dimension; got ({low}, {high}) in dimension "
-                                        f"{j}. Swap the ends, or drop a dimension of no length.")  # fmt: skip
+                raise InvalidInputError(
+                    f"bounds must have lower < upper in every dimension; got ({low}, {high}) in dimension "
+                    f"{j}. Swap the ends, or drop a dimension of no length."
+                )
             if not high - low > 1e-10 * max(abs(low), abs(high)):
-                raise InvalidInputError(f"bounds must be wider than rounding; got ({low!r}, {high!r}) in dimension {j}. Shift "
-                                        f"the origin of x towards the domain.")  # fmt: skip
+                raise InvalidInputError(
+                    f"bounds must be wider than rounding; got ({low!r}, {high!r}) in dimension {j}. Shift "
+                    f"the origin of x towards the domain."
+                )
         object.__setattr__(self, "bounds", tuple((float(a), float(b)) for a, b in array))
 
     @property
@@ -139,27 +145,35 @@ class Region:
         if not isinstance(self.box, Box):
             object.__setattr__(self, "box", Box(self.box))
         if not callable(self.inside):
-            raise InvalidTypeError(f"inside must be a callable of X (n, {self.n_dims}) that returns bool (n,); got "
-                                   f"{type(self.inside).__name__}.")  # fmt: skip
+            raise InvalidTypeError(
+                f"inside must be a callable of X (n, {self.n_dims}) that returns bool (n,); got "
+                f"{type(self.inside).__name__}."
+            )
         if not callable(self.boundary):
             object.__setattr__(self, "boundary", self._checked(self.boundary))
         if self.normals is not None and not callable(self.normals):
             normals = to_numpy("normals", self.normals)
             if callable(self.boundary) or normals.shape != self.boundary.shape:
-                raise InvalidInputError(f"normals must match the boundary points one by one; got shape {normals.shape}. Pass a "
-                                        f"callable of X (n, d) when boundary is a sampler.")  # fmt: skip
+                raise InvalidInputError(
+                    f"normals must match the boundary points one by one; got shape {normals.shape}. Pass a "
+                    f"callable of X (n, d) when boundary is a sampler."
+                )
             object.__setattr__(self, "normals", normals)
 
     def _checked(self, points):
         points = to_numpy("boundary", points)
         if points.ndim != 2 or points.shape[1] != self.n_dims or len(points) == 0:
-            raise InvalidInputError(f"boundary must be points of shape (m, {self.n_dims}) with m > 0; got {points.shape}. Stack "
-                                    f"the coordinates as columns.")  # fmt: skip
+            raise InvalidInputError(
+                f"boundary must be points of shape (m, {self.n_dims}) with m > 0; got {points.shape}. Stack "
+                f"the coordinates as columns."
+            )
         out = ~self.box.contains(points)
         if out.any():
             at = int(np.argmax(out))
-            raise InvalidInputError(f"boundary must lie in the box; point {at} is {points[at].tolist()} and the box "
-                                    f"{list(self.box.bounds)}. Widen the box.")  # fmt: skip
+            raise InvalidInputError(
+                f"boundary must lie in the box; point {at} is {points[at].tolist()} and the box "
+                f"{list(self.box.bounds)}. Widen the box."
+            )
         return points
 
     @property
@@ -183,8 +197,10 @@ class Region:
         if inside.shape == (len(X), 1):
             inside = inside[:, 0]
         if inside.shape != (len(X),):
-            raise InvalidInputError(f"inside must return shape ({len(X)},) for X of shape {X.shape}; got {inside.shape}. Return "
-                                    f"one truth value for each row of X.")  # fmt: skip
+            raise InvalidInputError(
+                f"inside must return shape ({len(X)},) for X of shape {X.shape}; got {inside.shape}. Return "
+                f"one truth value for each row of X."
+            )
         return inside.astype(bool)
 
     def boundary_points(self, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -203,8 +219,11 @@ class Region:
         """
         if not callable(self.boundary):
             return self.boundary
-        takes = [p for p in inspect.signature(self.boundary).parameters.values()
-                 if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]  # fmt: skip
+        takes = [
+            p
+            for p in inspect.signature(self.boundary).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
         return self._checked(self.boundary(n, rng) if len(takes) > 1 else self.boundary(n))
 
     def normals_at(self, X: np.ndarray) -> np.ndarray:
@@ -221,8 +240,10 @@ class Region:
             Of length one.
         """
         if self.normals is None:
-            raise InvalidInputError("normals must be given for a Neumann or Robin condition on a Region; got None. Pass "
-                                    "Region(..., normals=array_or_callable).")  # fmt: skip
+            raise InvalidInputError(
+                "normals must be given for a Neumann or Robin condition on a Region; got None. Pass "
+                "Region(..., normals=array_or_callable)."
+            )
         if callable(self.normals):
             nu = to_numpy("normals", self.normals(X.copy()))
         else:
@@ -246,7 +267,8 @@ class Dirichlet:
     g : callable, float, or tuple (points, values)
         Boundary values; scattered ones bring their own points.
     where : None, (dim, side), list of those, callable, or array (m, d)
-        None: the whole boundary that no Periodic or Initial condition takes.  ``(0, "lower")``: one face of a box; sides are
+        None: the whole boundary that no Periodic or Initial condition takes.  ``(0, "lower")``: one face of a box;
+        sides are
         "lower" or "upper".  A callable of X (n, d) gives True where the condition holds.  An array holds the points.
 
     Examples
@@ -339,7 +361,8 @@ class PDE:
     domain : Box or Region
         Where the equation holds; d dimensions, time being one of them.
     operator : dict
-        Multi-index of length d (an int when d = 1) to the coefficient of that derivative: a float, or a callable of X (n, d).
+        Multi-index of length d (an int when d = 1) to the coefficient of that derivative: a float, or a callable of X
+        (n, d).
     source : callable, float, or tuple (X_f, f_values)
         Right side f: a callable of X (n, d) that returns (n,), or samples at scattered points X_f (m, d).
     conditions : sequence of Dirichlet, Neumann, Robin, Periodic, Initial
@@ -372,8 +395,9 @@ class PDE:
             try:
                 object.__setattr__(self, "domain", Box(self.domain))
             except (InvalidInputError, TypeError, ValueError) as error:
-                raise InvalidTypeError(f"domain must be a Box or a Region; got {type(self.domain).__name__}. Write "
-                                       f"Box([(0, 1)]).") from error  # fmt: skip
+                raise InvalidTypeError(
+                    f"domain must be a Box or a Region; got {type(self.domain).__name__}. Write Box([(0, 1)])."
+                ) from error
         object.__setattr__(self, "_coefficients", self._checked_operator())
         object.__setattr__(self, "_source", PointFunction("source", self.source, self.n_dims))
         if self._source.is_sampled:
@@ -381,8 +405,10 @@ class PDE:
         conditions = (self.conditions,) if isinstance(self.conditions, CONDITIONS) else tuple(self.conditions)
         for condition in conditions:
             if not isinstance(condition, CONDITIONS):
-                raise InvalidTypeError(f"conditions must hold {', '.join(c.__name__ for c in CONDITIONS)}; got "
-                                       f"{type(condition).__name__}. Write conditions=[Dirichlet(g)].")  # fmt: skip
+                raise InvalidTypeError(
+                    f"conditions must hold {', '.join(c.__name__ for c in CONDITIONS)}; got "
+                    f"{type(condition).__name__}. Write conditions=[Dirichlet(g)]."
+                )
         object.__setattr__(self, "conditions", conditions)
         for condition in conditions:
             self._check_condition(condition)
@@ -435,39 +461,55 @@ class PDE:
     def _checked_operator(self):
         d = self.n_dims
         if not isinstance(self.operator, dict):
-            raise InvalidTypeError(f"operator must be a dict of multi-index to coefficient; got {type(self.operator).__name__}. "
-                                   f"Write {{(2, 0): 1.0, (0, 2): 1.0}} for the Laplacian in 2D.")  # fmt: skip
+            raise InvalidTypeError(
+                f"operator must be a dict of multi-index to coefficient; got {type(self.operator).__name__}. "
+                f"Write {{(2, 0): 1.0, (0, 2): 1.0}} for the Laplacian in 2D."
+            )
         out = {}
         for alpha, value in self.operator.items():
             index = (alpha,) if isinstance(alpha, numbers.Integral) else alpha
             if not isinstance(index, tuple) or not all(isinstance(k, numbers.Integral) and k >= 0 for k in index):
-                raise InvalidInputError(f"operator must have multi-indices of non-negative integers as keys; got {alpha!r}.")
+                raise InvalidInputError(
+                    f"operator must have multi-indices of non-negative integers as keys; got {alpha!r}."
+                )
             if len(index) != d:
-                raise InvalidInputError(f"operator must have multi-indices of length {d}, the domain's dimension; got {alpha!r} of "
-                                        f"length {len(index)}. Give one order of derivative for each dimension.")  # fmt: skip
+                raise InvalidInputError(
+                    f"operator must have multi-indices of length {d}, the domain's dimension; got {alpha!r} of "
+                    f"length {len(index)}. Give one order of derivative for each dimension."
+                )
             if sum(index) > 12:
-                raise InvalidInputError(f"operator must have derivatives of order 12 at most; got {alpha!r}. Write it as a system.")
+                raise InvalidInputError(
+                    f"operator must have derivatives of order 12 at most; got {alpha!r}. Write it as a system."
+                )
             c = PointFunction(f"operator[{alpha!r}]", value, d)
             if c.is_sampled:
-                raise InvalidTypeError(f"operator[{alpha!r}] must be a number or a callable of X; got a pair. Interpolate it.")
+                raise InvalidTypeError(
+                    f"operator[{alpha!r}] must be a number or a callable of X; got a pair. Interpolate it."
+                )
             if c.constant != 0.0:
                 out[tuple(int(k) for k in index)] = c
         if not out:
-            raise InvalidInputError("operator must have at least one coefficient that is not zero; got "
-                                    f"{self.operator!r}. Give for example {{{(2,) + (0,) * (d - 1)}: 1.0}}.")  # fmt: skip
+            raise InvalidInputError(
+                "operator must have at least one coefficient that is not zero; got "
+                f"{self.operator!r}. Give for example {{{(2,) + (0,) * (d - 1)}: 1.0}}."
+            )
         return out
 
     def _check_samples(self, X):
         out = ~self.domain.contains(X) & ~self.domain.box.contains(X)
         if out.any():
             at = int(np.argmax(out))
-            raise InvalidInputError(f"the points of source must lie in the domain; point {at} is {X[at].tolist()}, outside of "
-                                    f"{list(self.domain.box.bounds)}. Remove it, or widen the domain.")  # fmt: skip
+            raise InvalidInputError(
+                f"the points of source must lie in the domain; point {at} is {X[at].tolist()}, outside of "
+                f"{list(self.domain.box.bounds)}. Remove it, or widen the domain."
+            )
         if isinstance(self.domain, Region):
             stray = ~self.domain.contains(X)
             if stray.mean() > 0.5:
-                raise InvalidInputError(f"the points of source must lie in the domain; {int(stray.sum())} of {len(X)} are not inside. "
-                                        f"Check `inside`, or the points.")  # fmt: skip
+                raise InvalidInputError(
+                    f"the points of source must lie in the domain; {int(stray.sum())} of {len(X)} are not inside. "
+                    f"Check `inside`, or the points."
+                )
 
     def _check_condition(self, condition):
         d = self.n_dims
@@ -485,10 +527,14 @@ class PDE:
                 X = to_numpy("where", condition.where)
                 X = X[:, None] if X.ndim == 1 and d == 1 else X
                 if X.ndim != 2 or X.shape[1] != d:
-                    raise InvalidInputError(f"where must be None, (dim, side), a list of those, a callable, or points (m, {d}); got "
-                                            f"{condition.where!r:.80}. Sides are 'lower' and 'upper'.")  # fmt: skip
+                    raise InvalidInputError(
+                        f"where must be None, (dim, side), a list of those, a callable, or points (m, {d}); got "
+                        f"{condition.where!r:.80}. Sides are 'lower' and 'upper'."
+                    )
             elif not isinstance(self.domain, Box):
-                raise InvalidInputError("where must be a callable or points for a Region; got faces. Faces belong to a Box.")
+                raise InvalidInputError(
+                    "where must be a callable or points for a Region; got faces. Faces belong to a Box."
+                )
 
     def faces_of(self, condition) -> list[tuple[int, int]]:
         """Return the faces of a box on which a condition may hold, before its mask.
@@ -521,8 +567,10 @@ class PDE:
         if not any(needed.values()):
             return
         if not self.conditions:
-            raise InvalidInputError("conditions must determine u; got none for an operator of order "
-                                    f"{self.order}. Add for example Dirichlet(g).")  # fmt: skip
+            raise InvalidInputError(
+                "conditions must determine u; got none for an operator of order "
+                f"{self.order}. Add for example Dirichlet(g)."
+            )
         if not isinstance(self.domain, Box):
             return
         count = dict.fromkeys(needed, 0)
@@ -531,17 +579,22 @@ class PDE:
                 count[condition.dim % self.n_dims] += needed[condition.dim % self.n_dims]
             elif isinstance(condition, Initial):
                 count[condition.dim % self.n_dims] += 1 + (condition.velocity is not None)
-            elif isinstance(condition.g, tuple) or (condition.where is not None and not callable(condition.where)
-                                                    and named_faces(condition.where, self.n_dims) is None):  # fmt: skip
+            elif isinstance(condition.g, tuple) or (
+                condition.where is not None
+                and not callable(condition.where)
+                and named_faces(condition.where, self.n_dims) is None
+            ):
                 return  # scattered points: how much they determine shows in the singular values
             else:
                 for j, side in self.faces_of(condition):
                     count[j] += _touches(condition.where, self.domain, j, side)
         for j, order in needed.items():
             if count[j] < order:
-                raise InvalidInputError(f"conditions must determine u: the operator has order {order} in dimension {j}, but conditions "
-                                        f"hold there {count[j]} times. Add a condition on a face of dimension {j}, or "
-                                        f"Initial(u0, velocity).")  # fmt: skip
+                raise InvalidInputError(
+                    f"conditions must determine u: the operator has order {order} in dimension {j}, but conditions "
+                    f"hold there {count[j]} times. Add a condition on a face of dimension {j}, or "
+                    f"Initial(u0, velocity)."
+                )
 
 
 def _touches(where, box, dim, side):
@@ -558,8 +611,10 @@ def apply_mask(where, X):
     """Evaluate a mask callable at X (n, d); returns bool (n,)."""
     mask = np.asarray(where(X.copy()))
     if mask.shape != (len(X),):
-        raise InvalidInputError(f"where must return shape ({len(X)},) for X of shape {X.shape}; got {mask.shape}. Return one truth "
-                                f"value for each row of X.")  # fmt: skip
+        raise InvalidInputError(
+            f"where must return shape ({len(X)},) for X of shape {X.shape}; got {mask.shape}. Return one truth "
+            f"value for each row of X."
+        )
     return mask.astype(bool)
 
 

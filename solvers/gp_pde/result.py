@@ -46,8 +46,10 @@ class PDESolution(Result):
     region: Any = internal(default=None)
 
     def __repr__(self):
-        return (f"<PDESolution {self.status} error_estimate={self.error_estimate:.1e} n_features={len(self.coefficients)} "
-                f"solver={self.report.get('solver')}>")  # fmt: skip
+        return (
+            f"<PDESolution {self.status} error_estimate={self.error_estimate:.1e} n_features={len(self.coefficients)} "
+            f"solver={self.report.get('solver')}>"
+        )
 
     @property
     def n_dims(self) -> int:
@@ -106,7 +108,8 @@ class PDESolution(Result):
         Returns
         -------
         array, shape (n,)
-            Standard deviations, units of u. Their root-mean-square over the domain is ``error_estimate`` times that of u: the
+            Standard deviations, units of u. Their root-mean-square over the domain is ``error_estimate`` times that of
+            u: the
             equation has no noise of its own, so the scale comes from the certificate and the shape from the posterior.
         """
         points, leave = self._enter(X)
@@ -141,8 +144,10 @@ class PDESolution(Result):
         Returns
         -------
         list of dict, length d
-            For each dimension the arrays ``omega`` (angular frequency, rad / unit; 0 is the carrier-free block), ``weight``
-            (root-mean-square size of that part of u, units of u) and ``bandwidth`` (of its envelope, rad / unit), by falling
+            For each dimension the arrays ``omega`` (angular frequency, rad / unit; 0 is the carrier-free block),
+            ``weight``
+            (root-mean-square size of that part of u, units of u) and ``bandwidth`` (of its envelope, rad / unit), by
+            falling
             weight.
         """
         basis = self.posterior.basis
@@ -161,7 +166,8 @@ class PDESolution(Result):
         Returns
         -------
         xarray.Dataset
-            Variables ``mean`` and ``std`` over the dimensions x0, x1, ...; NaN outside a region. Attributes hold the status and
+            Variables ``mean`` and ``std`` over the dimensions x0, x1, ...; NaN outside a region. Attributes hold the
+            status and
             the error estimate.
         """
         import xarray as xr
@@ -176,7 +182,9 @@ class PDESolution(Result):
         elif d == 1 and np.ndim(grid) == 1:
             grid = [grid]
         if len(grid) != d:
-            raise InvalidInputError(f"grid must hold {d} arrays of coordinates, one for each dimension; got {len(grid)}.")
+            raise InvalidInputError(
+                f"grid must hold {d} arrays of coordinates, one for each dimension; got {len(grid)}."
+            )
         axes = [np.asarray(g, float) for g in grid]
         X = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, d)
         shape = tuple(len(g) for g in axes)
@@ -185,17 +193,32 @@ class PDESolution(Result):
             outside = ~self.region.contains(X)
             mean, std = np.where(outside, np.nan, mean), np.where(outside, np.nan, std)
         dims = tuple(f"x{j}" for j in range(d))
-        about = {"status": str(self.status), "error_estimate": float(self.error_estimate), "n_features": len(self.coefficients)}
-        return xr.Dataset({"mean": (dims, mean.reshape(shape), {"long_name": "u", "units": "units of u"}),
-                           "std": (dims, std.reshape(shape), {"long_name": "standard deviation of u", "units": "units of u"})},
-                          {name: (name, g, {"units": "units of x"}) for name, g in zip(dims, axes, strict=True)}, about)  # fmt: skip
+        about = {
+            "status": str(self.status),
+            "error_estimate": float(self.error_estimate),
+            "n_features": len(self.coefficients),
+        }
+        return xr.Dataset(
+            {
+                "mean": (dims, mean.reshape(shape), {"long_name": "u", "units": "units of u"}),
+                "std": (dims, std.reshape(shape), {"long_name": "standard deviation of u", "units": "units of u"}),
+            },
+            {name: (name, g, {"units": "units of x"}) for name, g in zip(dims, axes, strict=True)},
+            about,
+        )
 
     def _checked_order(self, order):
-        alpha = (order,) * self.n_dims if isinstance(order, numbers.Integral) and (self.n_dims == 1 or order == 0) else order
+        alpha = (
+            (order,) * self.n_dims
+            if isinstance(order, numbers.Integral) and (self.n_dims == 1 or order == 0)
+            else order
+        )
         ok = isinstance(alpha, tuple | list) and len(alpha) == self.n_dims
         if not ok or not all(isinstance(k, numbers.Integral) and k >= 0 for k in alpha):
-            raise InvalidInputError(f"order must be a multi-index of {self.n_dims} non-negative integers; got {order!r}. Write (2, 0) for "
-                                    f"the second derivative in the first of two dimensions.")  # fmt: skip
+            raise InvalidInputError(
+                f"order must be a multi-index of {self.n_dims} non-negative integers; got {order!r}. Write (2, 0) for "
+                f"the second derivative in the first of two dimensions."
+            )
         return tuple(int(k) for k in alpha)
 
     def _enter(self, X):
@@ -207,15 +230,19 @@ class PDESolution(Result):
         if points.ndim == 1 and self.n_dims == 1:
             points = points[:, None]
         if points.ndim != 2 or points.shape[1] != self.n_dims:
-            raise InvalidInputError(f"X must have shape (n, {self.n_dims}), one row a point; got {tuple(points.shape)}. Stack the "
-                                    f"coordinates as columns.")  # fmt: skip
+            raise InvalidInputError(
+                f"X must have shape (n, {self.n_dims}), one row a point; got {tuple(points.shape)}. Stack the "
+                f"coordinates as columns."
+            )
         lower, upper = points.new_tensor(self.posterior.basis.lower), points.new_tensor(self.posterior.basis.upper)
         slack = 1e-9 * (upper - lower) if given == torch.float64 else 1e-5 * (upper - lower + lower.abs() + upper.abs())
         out = ((points < lower - slack) | (points > upper + slack)).any(dim=1)
         if bool(out.any()):
             at = int(out.nonzero()[0])
-            raise InvalidInputError(f"X must lie in the box from {lower.tolist()} to {upper.tolist()}; point {at} is "
-                                    f"{points[at].tolist()}. The solution means nothing outside: widen the domain.")  # fmt: skip
+            raise InvalidInputError(
+                f"X must lie in the box from {lower.tolist()} to {upper.tolist()}; point {at} is "
+                f"{points[at].tolist()}. The solution means nothing outside: widen the domain."
+            )
         home = points.device
         at_home = self.posterior.theta.device
         return points.to(at_home), lambda values: leave(values.to(home).to(given))
@@ -240,8 +267,12 @@ class PDESolution(Result):
             posterior = LeastSquaresPosterior(basis, state["theta"], state["root"])
         else:
             d = basis.n_dims
-            posterior = TensorPosterior(basis, state["theta"].reshape(basis.shape), [state[f"root_{j}"] for j in range(d)],
-                                        [state[f"lam_{j}"] for j in range(d)])  # fmt: skip
+            posterior = TensorPosterior(
+                basis,
+                state["theta"].reshape(basis.shape),
+                [state[f"root_{j}"] for j in range(d)],
+                [state[f"lam_{j}"] for j in range(d)],
+            )
         return cls(**fields, posterior=posterior, region=region)
 
 
@@ -269,7 +300,11 @@ def _inside_cells(region, basis):
 
 def _sorted(omega, weight, bandwidth):
     order = np.argsort(-np.asarray(weight), kind="stable")
-    return {"omega": np.asarray(omega)[order], "weight": np.asarray(weight)[order], "bandwidth": np.asarray(bandwidth)[order]}
+    return {
+        "omega": np.asarray(omega)[order],
+        "weight": np.asarray(weight)[order],
+        "bandwidth": np.asarray(bandwidth)[order],
+    }
 
 
 def _blocks(sizes, base):

@@ -1,15 +1,20 @@
-r"""Solve a linear partial differential equation by a Gaussian process with a spectral-mixture kernel, and certify the answer.
+r"""Solve a linear partial differential equation by a Gaussian process with a spectral-mixture kernel, and certify the
+answer.
 
-The process is a Gaussian linear model in few carriers under polynomial envelopes (`features`); u is integrated out in closed
-form by one factorisation (`collocation`, `fast_diagonal`).  Carriers come from the data themselves (`lines`, `frequencies`).
-The solver climbs a ladder of bases; what it returns is certified by fresh points, by the next rung and by the posterior.
+The process is a Gaussian linear model in few carriers under polynomial envelopes (`features`); u is integrated out in
+closed
+form by one factorisation (`collocation`, `fast_diagonal`).  Carriers come from the data themselves (`lines`,
+`frequencies`).
+The solver climbs a ladder of bases; what it returns is certified by fresh points, by the next rung and by the
+posterior.
 
 Cost      two factorisations of a few hundred to a few thousand features; see `collocation` and `fast_diagonal`.
 Pitfalls  A small residual at the collocation points proves nothing: only fresh points and a second basis count.
 
 References
 ----------
-S. Fang, M. Cooley, D. Long, S. Li, R. Kirby, S. Zhe, Solving high frequency and multi-scale PDEs with Gaussian processes,
+S. Fang, M. Cooley, D. Long, S. Li, R. Kirby, S. Zhe, Solving high frequency and multi-scale PDEs with Gaussian
+processes,
 2024, arXiv 2311.04465 (the problem and the kernel; the algorithm here is another).
 """
 
@@ -56,8 +61,22 @@ N_WIDE = 20_000  # points of the last look for features that all others missed
 RESONANCE = 1e-10  # relative size of L v for a function v of size 1 that meets the conditions: below it L is singular
 
 
-def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=None, max_features=4000, max_iter=12,
-              random_state=0, device=None, memory=None, callback=None, on_failure=None, progress=None):  # fmt: skip
+def solve_pde(
+    pde,
+    *,
+    method="auto",
+    tol=1e-8,
+    frequencies=None,
+    max_frequency=None,
+    max_features=4000,
+    max_iter=12,
+    random_state=0,
+    device=None,
+    memory=None,
+    callback=None,
+    on_failure=None,
+    progress=None,
+):
     r"""Solve a linear partial differential equation, with a certificate.
 
     .. math:: \sum_\alpha c_\alpha \partial^\alpha u = f \text{ in } \Omega \text{, with conditions on the boundary.}
@@ -69,11 +88,13 @@ def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=N
     method : {"auto", "carriers", "chebyshev"}
         "auto" and "carriers" look for frequencies and use them where they pay; "chebyshev" never does.
     tol : float
-        Bound on the relative L2 error estimate, dimensionless; at least 10 eps. Default 1e-8; the answer is usually better.
+        Bound on the relative L2 error estimate, dimensionless; at least 10 eps. Default 1e-8; the answer is usually
+        better.
     frequencies : array, shape (Q,) or (Q, d), optional
         Carriers known beforehand, rad / unit; found by the solver when None.
     max_frequency : float, optional
-        Your word that scattered samples of the source hold no angular frequency above it, rad / unit. Samples on a lattice
+        Your word that scattered samples of the source hold no angular frequency above it, rad / unit. Samples on a
+        lattice
         need it: they cannot tell a frequency from its alias, and the status is "alias_warning" without it.
     max_features : int
         Bound on the features of a dense least-squares system, default 4000 (128 MB for its square factor).
@@ -115,11 +136,14 @@ def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=N
 
     Notes
     -----
-    ``error_estimate`` is the largest of: twice the relative L2 difference to the solution on the next, richer basis; the posterior
+    ``error_estimate`` is the largest of: twice the relative L2 difference to the solution on the next, richer basis;
+    the posterior
     standard deviation with the noise that fresh points show; and rounding. A feature of the source that 20,000 points
     miss is not seen. ``status`` is "converged" when it is at most `tol`
-    and the relative residuals at fresh interior and boundary points are at most ten times that; "near_singular" when a function of size one meets the
-    equation and the conditions with zero data; "alias_warning" when samples cannot exclude aliases; else "not_converged".
+    and the relative residuals at fresh interior and boundary points are at most ten times that; "near_singular" when a
+    function of size one meets the
+    equation and the conditions with zero data; "alias_warning" when samples cannot exclude aliases; else
+    "not_converged".
 
     References
     ----------
@@ -140,7 +164,9 @@ def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=N
     True
     """
     if not isinstance(pde, PDE):
-        raise InvalidTypeError(f"pde must be a PDE; got {type(pde).__name__}. Write PDE(domain, operator, source, conditions).")
+        raise InvalidTypeError(
+            f"pde must be a PDE; got {type(pde).__name__}. Write PDE(domain, operator, source, conditions)."
+        )
     method = check_option("method", method, METHODS)
     tol = check_number("tol", tol, low=10 * np.finfo(float).eps, high=1.0)
     max_features = check_number("max_features", max_features, low=8, integer=True)
@@ -153,14 +179,22 @@ def solve_pde(pde, *, method="auto", tol=1e-8, frequencies=None, max_frequency=N
     budget = memory_budget(memory)
     rng = generator(random_state)
     settings = {
-        "method": method, "tol": tol, "max_features": max_features, "max_frequency": max_frequency, "device": str(device),
-        "random_state": random_state if isinstance(random_state, int) else None, "dtype": "float64",
-    }  # fmt: skip
+        "method": method,
+        "tol": tol,
+        "max_features": max_features,
+        "max_frequency": max_frequency,
+        "device": str(device),
+        "random_state": random_state if isinstance(random_state, int) else None,
+        "dtype": "float64",
+    }
     threads = torch.get_num_threads()
     with thread_limit(1):  # a large rung asks for the others again
         solution = _solve(pde, settings, rng, frequencies, device, budget, threads, max_iter, callback, progress)
     if solution.status != "converged" and on_failure != "ignore":
-        text = f"solve_pde: status {solution.status} with error estimate {solution.error_estimate:.1e}, tol={tol:.0e}: {solution.report['reason']}."
+        text = (
+            f"solve_pde: status {solution.status} with error estimate {solution.error_estimate:.1e}, tol={tol:.0e}: "
+            f"{solution.report['reason']}."
+        )
         if on_failure == "raise":
             raise ConvergenceError(text)
         warnings.warn(text, ConvergenceWarning, stacklevel=caller_level())
@@ -172,18 +206,36 @@ def _solve(pde, settings, rng, frequencies, device, budget, threads, max_iter, c
     tol = settings["tol"]
     started = time.perf_counter()
     _warn_about_coordinates(pde)
-    plan = make_plan(pde, method=settings["method"], rng=rng, frequencies=frequencies,
-                     max_frequency=settings["max_frequency"], max_features=settings["max_features"])  # fmt: skip
+    plan = make_plan(
+        pde,
+        method=settings["method"],
+        rng=rng,
+        frequencies=frequencies,
+        max_frequency=settings["max_frequency"],
+        max_features=settings["max_features"],
+    )
     analysed = time.perf_counter()
     context = _Context(pde, plan, rng, device, budget, tol, threads)
     if len(pde.conditions) > 1 and plan.parts is not None:
         jump = check_corners(pde, context.data_size())
         if jump > 1e-8:
-            warnings.warn(f"conditions must agree where faces meet; they jump by {jump:.1e} of their size. The solution has a "
-                          f"singularity there and converges slowly.", ConditioningWarning, stacklevel=caller_level())  # fmt: skip
+            warnings.warn(
+                f"conditions must agree where faces meet; they jump by {jump:.1e} of their size. The solution has a "
+                f"singularity there and converges slowly.",
+                ConditioningWarning,
+                stacklevel=caller_level(),
+            )
     # The loop goes on below tol while that is cheap, so its own tolerance is the generator's business.
-    loop = run(solve_pde_steps(context, max_iter), name="solve_pde", tol=max(1e-3 * tol, 3e-15), max_iter=max_iter,
-               callback=callback, on_failure="ignore", progress=progress, dtype="float64")  # fmt: skip
+    loop = run(
+        solve_pde_steps(context, max_iter),
+        name="solve_pde",
+        tol=max(1e-3 * tol, 3e-15),
+        max_iter=max_iter,
+        callback=callback,
+        on_failure="ignore",
+        progress=progress,
+        dtype="float64",
+    )
     record = context.best or loop.value
     _warn_about_precision(pde, tol)
     status, reason = _status(context, record, tol)
@@ -268,13 +320,18 @@ class _Context:
         widest = max(basis.shape) if isinstance(basis, ProductBasis) else max(basis.n_base) + 2 * sum(basis.n_envelope)
         n_face = {1: 1, 2: max(40, 2 * min(widest, int(math.sqrt(2 * P)) + 8))}.get(d, max(150, int(2 * P ** (2 / 3))))
         n_face *= 1 if isinstance(pde.domain, Box) else 3  # a region's boundary points may be random and leave gaps
-        n = max((2 if isinstance(pde.domain, Box) else 3) * P if P < 2400 else int(1.5 * P), 6000 if d == 1 and P < 200 else 1500)
+        n = max(
+            (2 if isinstance(pde.domain, Box) else 3) * P if P < 2400 else int(1.5 * P),
+            6000 if d == 1 and P < 200 else 1500,
+        )
         sampled = pde._source.is_sampled
         n = len(pde._source.points) if sampled else n
         self._check_memory(8 * 4 * (n + 2 * d * n_face + P) * P, basis)
         X = pde._source.points if sampled else interior_points(pde.domain, n, self.rng)
         rows = condition_rows(pde, n_face, self.rng)
-        system = assemble(basis, X, pde.coefficient_values(X), pde._source.values if sampled else pde._source(X), rows, self.device)
+        system = assemble(
+            basis, X, pde.coefficient_values(X), pde._source.values if sampled else pde._source(X), rows, self.device
+        )
         fitted, unit = system.solve()
         theta = fitted.mean * unit
         posterior = LeastSquaresPosterior(basis, theta, lambda: fitted.covariance_root() * unit)
@@ -288,9 +345,13 @@ class _Context:
 
     def _check_memory(self, needed, basis):
         if needed > self.budget:
-            raise MemoryBudgetError(f"memory must hold the factorisation of {basis.n_features} features, {needed / 2**30:.2f} GiB; the budget "
-                                    f"is {self.budget / 2**30:.2f} GiB. Raise `memory`, lower `max_features`, or loosen `tol`.",
-                                    needed=int(needed), allowed=int(self.budget))  # fmt: skip
+            raise MemoryBudgetError(
+                f"memory must hold the factorisation of {basis.n_features} features, {needed / 2**30:.2f} GiB; the "
+                f"budget "
+                f"is {self.budget / 2**30:.2f} GiB. Raise `memory`, lower `max_features`, or loosen `tol`.",
+                needed=int(needed),
+                allowed=int(self.budget),
+            )
 
     def judge(self, record, richer):
         """Fill in the certificate of a record, given the solution on a richer basis (or None)."""
@@ -301,9 +362,13 @@ class _Context:
         size = float(record.values.square().mean().sqrt())
         if richer is not None:
             gap = float((record.values - richer.values).square().mean().sqrt())
-            record.difference = 2 * gap / size if size > 0 else (0.0 if gap == 0 else math.inf)  # the richer one errs too
+            record.difference = (
+                2 * gap / size if size > 0 else (0.0 if gap == 0 else math.inf)
+            )  # the richer one errs too
         Lu = record.posterior.apply(self.test, self.terms).cpu().numpy()
-        parts = sum(np.abs(c) * np.abs(record.posterior.apply(self.test, {a: 1.0}).cpu().numpy()) for a, c in self.terms.items())
+        parts = sum(
+            np.abs(c) * np.abs(record.posterior.apply(self.test, {a: 1.0}).cpu().numpy()) for a, c in self.terms.items()
+        )
         if self.f is not None:
             r = Lu - self.f
             scale = np.sqrt(np.mean((parts + np.abs(self.f)) ** 2))
@@ -339,7 +404,7 @@ class _Context:
         return self.pde.domain.box.upper - self.pde.domain.box.lower
 
     def _propagated(self, record, rms, size):
-        """Relative size of u that noise as large as the validated residual makes; also sets the factor of the covariance."""
+        """Relative size of u that noise as large as the residual makes; sets the spread of the posterior too."""
         X = self.test[:: max(1, N_TEST // 300)]
         posterior = record.posterior
         if isinstance(posterior, TensorPosterior):
@@ -363,19 +428,23 @@ class _Context:
         points = torch.as_tensor(X, device=self.device)
         terms, f = self.pde.coefficient_values(X), self.pde._source(X)
         r = record.posterior.apply(points, terms).cpu().numpy() - f
-        scale = record.rms / record.residual_rms if record.residual_rms > 0 else max(float(np.sqrt(np.mean(f**2))), 1e-300)
+        scale = (
+            record.rms / record.residual_rms if record.residual_rms > 0 else max(float(np.sqrt(np.mean(f**2))), 1e-300)
+        )
         record.residual_max = max(record.residual_max, float(np.max(np.abs(r))) / scale)
         return float(np.sqrt(np.mean(r**2))) / scale
 
     def resonance(self, record):
-        """Relative size of (L v, B v) for the function v that the data determine least; rounding level means singular."""
+        """Relative size of (L v, B v) for the function v that the data determine least; rounding means singular."""
         if isinstance(record.posterior, TensorPosterior):
             return record.cancellation
         d = self.pde.n_dims
         rng = np.random.default_rng(0)
         state = rng.bit_generator.state
         # At rounding level: louder noise would let the prior hide which function is free.
-        posterior = LeastSquaresPosterior(record.posterior.basis, record.posterior.theta, record.fitted.covariance_root())
+        posterior = LeastSquaresPosterior(
+            record.posterior.basis, record.posterior.theta, record.fitted.covariance_root()
+        )
 
         def draw(X, terms):
             out = 0.0
@@ -438,12 +507,16 @@ def solve_pde_steps(context, max_level=12):
             if previous.n_features <= 300 or not context.small:
                 context.small.append(previous)
             logger.debug("rung %d: %d features, estimate %.1e", level - 2, previous.n_features, previous.estimate)
-            improved = best is None or previous.estimate < (0.3 if best.estimate <= context.tol else 1.0) * best.estimate
+            improved = (
+                best is None or previous.estimate < (0.3 if best.estimate <= context.tol else 1.0) * best.estimate
+            )
             unresolved = best is None or best.estimate > 1e-2  # waves are not seen at all until the basis resolves them
             worse = 0 if unresolved or previous.estimate < 0.3 * best.estimate else worse + 1
             best = previous if improved else best
             context.best = best
-            yield Step(best, best.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms})
+            yield Step(
+                best, best.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms}
+            )
             if best.estimate <= context.tol and (worse or previous.difference <= 1e-3 * context.tol):
                 break  # what is left is noise, which a richer basis does not lower
             if worse >= 4:
@@ -451,10 +524,14 @@ def solve_pde_steps(context, max_level=12):
         previous = record
     if best is None:
         if previous is None:
-            raise InvalidInputError("max_features must admit the smallest basis of this problem, which needs more. Raise max_features.")
+            raise InvalidInputError(
+                "max_features must admit the smallest basis of this problem, which needs more. Raise max_features."
+            )
         context.judge(previous, None)
         context.best = previous
-        yield Step(previous, previous.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms})
+        yield Step(
+            previous, previous.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms}
+        )
 
 
 def _status(context, record, tol):
@@ -464,22 +541,32 @@ def _status(context, record, tol):
         resonance = min([resonance, *(context.resonance(r) for r in context.small)])
     record.resonance = resonance
     if resonance < RESONANCE:
-        return "near_singular", (f"a function of size one meets the equation and its conditions with zero data to {resonance:.0e}; "
-                                 f"u is not unique. Check for a resonance or a missing condition")  # fmt: skip
+        return "near_singular", (
+            f"a function of size one meets the equation and its conditions with zero data to {resonance:.0e}; "
+            f"u is not unique. Check for a resonance or a missing condition"
+        )
     if context.plan.alias["lattice"]:
-        return "alias_warning", (f"{context.plan.alias['lattice']}; pass max_frequency if the source is known to hold none, or "
-                                 f"add samples off the lattice")  # fmt: skip
+        return "alias_warning", (
+            f"{context.plan.alias['lattice']}; pass max_frequency if the source is known to hold none, or "
+            f"add samples off the lattice"
+        )
     if context.plan.alias["margin"] > 1e-6:
-        return "alias_warning", (f"a part {context.plan.alias['margin']:.0e} of the power lies in the top tenth of the band that the "
-                                 f"samples resolve; sample more densely")  # fmt: skip
+        return "alias_warning", (
+            f"a part {context.plan.alias['margin']:.0e} of the power lies in the top tenth of the band that the "
+            f"samples resolve; sample more densely"
+        )
     if not record.estimate <= tol:
         return "not_converged", "raise max_features or max_iter, or loosen tol"
     if not record.residual_rms <= 10 * max(tol, 1e-13) or not record.boundary <= 10 * max(tol, 1e-13):
-        return "not_converged", (f"fresh points show a residual of {record.residual_rms:.0e} inside and {record.boundary:.0e} on the "
-                                 f"boundary; the data may be rough, noisy or contradict one another")  # fmt: skip
+        return "not_converged", (
+            f"fresh points show a residual of {record.residual_rms:.0e} inside and {record.boundary:.0e} on the "
+            f"boundary; the data may be rough, noisy or contradict one another"
+        )
     if context.widely(record) > max(tol, 1e-12, 3 * record.residual_rms):
-        return "not_converged", (f"among {N_WIDE} more points the residual reaches {record.residual_max:.0e}: the source has a feature "
-                                 f"too narrow for this basis")  # fmt: skip
+        return "not_converged", (
+            f"among {N_WIDE} more points the residual reaches {record.residual_max:.0e}: the source has a feature "
+            f"too narrow for this basis"
+        )
     if not context.plan.resolved and record.residual_max > 10 * max(tol, 1e-13):
         return "not_converged", "the data were not resolved on the lines; they may be rough"
     return "converged", "the error estimate is at most tol"
@@ -493,23 +580,42 @@ def _result(pde, context, record, loop, status, reason, settings, seconds):
     factor = target / record.spread if record.spread > 0 else 0.0
     plan = context.plan
     report = {
-        "n_features": record.n_features, "n_rows": record.n_rows, "solver": plan.solver, "why": plan.why, "reason": reason,
-        "residual_validation": record.residual_rms, "residual_max": record.residual_max, "boundary_residual": record.boundary,
-        "difference_to_richer": record.difference, "propagated_noise": record.propagated, "alias_margin": plan.alias["margin"],
-        "singularity": record.resonance, "carriers": plan.carriers, "seconds": seconds, "notes": context.notes,
-    }  # fmt: skip
+        "n_features": record.n_features,
+        "n_rows": record.n_rows,
+        "solver": plan.solver,
+        "why": plan.why,
+        "reason": reason,
+        "residual_validation": record.residual_rms,
+        "residual_max": record.residual_max,
+        "boundary_residual": record.boundary,
+        "difference_to_richer": record.difference,
+        "propagated_noise": record.propagated,
+        "alias_margin": plan.alias["margin"],
+        "singularity": record.resonance,
+        "carriers": plan.carriers,
+        "seconds": seconds,
+        "notes": context.notes,
+    }
     report = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in report.items()}
     domain = pde.domain if not isinstance(pde.domain, Box) else None
     box = pde.domain.box
-    phase = float(np.max(record.posterior.basis.max_frequency * np.maximum(np.abs(box.lower), np.abs(box.upper))))
+    phase = float(np.max(record.posterior.basis.max_frequency * (box.upper - box.lower) / 2))
     if phase > 1e5:
-        text = f"phases reach {phase:.0e} rad, so that rounding the coordinates alone costs {phase * np.finfo(float).eps:.0e} of u"
+        text = f"phases reach {phase:.0e} rad, so that rounding alone costs {phase * np.finfo(float).eps:.0e} of u"
         context.notes.append(text)
-        warnings.warn(f"{text}. Shift the origin towards the domain, or solve a part of it.", ConditioningWarning,
-                      stacklevel=caller_level())  # fmt: skip
-    return PDESolution(status=status, n_iter=loop.n_iter, history=loop.history, settings=settings,
-                       error_estimate=record.estimate, report=report, coefficients=record.posterior.theta.detach().cpu().numpy(),
-                       factor=factor, posterior=record.posterior, region=domain)  # fmt: skip
+        warnings.warn(f"{text}. Solve on a part of the domain.", ConditioningWarning, stacklevel=caller_level())
+    return PDESolution(
+        status=status,
+        n_iter=loop.n_iter,
+        history=loop.history,
+        settings=settings,
+        error_estimate=record.estimate,
+        report=report,
+        coefficients=record.posterior.theta.detach().cpu().numpy(),
+        factor=factor,
+        posterior=record.posterior,
+        region=domain,
+    )
 
 
 def _checked_frequencies(frequencies, d):
@@ -519,8 +625,10 @@ def _checked_frequencies(frequencies, d):
 
     omega = to_numpy("frequencies", frequencies)
     if omega.ndim not in (1, 2) or omega.size == 0 or (omega.ndim == 2 and omega.shape[1] != d):
-        raise InvalidInputError(f"frequencies must have shape (Q,) or (Q, {d}) with Q > 0; got {omega.shape}. Leave it out to let the "
-                                f"solver find them.")  # fmt: skip
+        raise InvalidInputError(
+            f"frequencies must have shape (Q,) or (Q, {d}) with Q > 0; got {omega.shape}. Leave it out to let the "
+            f"solver find them."
+        )
     return omega
 
 
@@ -530,7 +638,9 @@ def _device(device):
         return torch.device("cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInputError(f"device must be available; got {name!r} and torch sees no CUDA device. Use device='cpu'.")
+        raise InvalidInputError(
+            f"device must be available; got {name!r} and torch sees no CUDA device. Use device='cpu'."
+        )
     return device
 
 
@@ -539,12 +649,20 @@ def _warn_about_coordinates(pde):
     offset = np.max(np.abs(np.stack([box.lower, box.upper])), axis=0) / (box.upper - box.lower)
     if np.max(offset) > 1e5:
         j = int(np.argmax(offset))
-        warnings.warn(f"bounds lie {offset[j]:.0e} lengths from the origin in dimension {j}: coordinates have lost that many digits "
-                      f"before the solver sees them. Shift the origin of x towards the domain.", ConditioningWarning,
-                      stacklevel=caller_level())  # fmt: skip
+        warnings.warn(
+            f"bounds lie {offset[j]:.0e} lengths from the origin in dimension {j}: coordinates have lost that many "
+            f"digits "
+            f"before the solver sees them. Shift the origin of x towards the domain.",
+            ConditioningWarning,
+            stacklevel=caller_level(),
+        )
 
 
 def _warn_about_precision(pde, tol):
     if pde._source.single_precision and tol < 1e-4:
-        warnings.warn(f"source came in float32 and tol={tol:.0e}: its seven digits bound what can be reached. Pass float64, or "
-                      f"loosen tol to 1e-4.", ConditioningWarning, stacklevel=caller_level())  # fmt: skip
+        warnings.warn(
+            f"source came in float32 and tol={tol:.0e}: its seven digits bound what can be reached. Pass float64, or "
+            f"loosen tol to 1e-4.",
+            ConditioningWarning,
+            stacklevel=caller_level(),
+        )
