@@ -181,7 +181,7 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
 def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features):
     d, box = pde.n_dims, pde.domain.box
     lower, upper = tuple(box.lower), tuple(box.upper)
-    n = {1: 600, 2: 2500, 3: 3000}.get(d, 3000)
+    n = {1: 600, 2: 1800}.get(d, 3000)
     start = None
     if frequencies is not None:
         omega = _vectors(frequencies, d)

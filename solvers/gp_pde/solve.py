@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 METHODS = ("auto", "carriers", "chebyshev")
 N_TEST = 1500  # points at which rungs are compared and residuals validated
-N_WIDE = 20_000  # points of the last look for features that all others missed
+N_WIDE = 20_000, 6_000  # points, on a line and beyond, of the last look for features that all others missed
 RESONANCE = 1e-10  # relative size of L v for a function v of size 1 that meets the conditions: below it L is singular
 
 
@@ -139,7 +139,7 @@ def solve_pde(
     ``error_estimate`` is the largest of: twice the relative L2 difference to the solution on the next, richer basis;
     the posterior
     standard deviation with the noise that fresh points show; and rounding. A feature of the source that 20,000 points
-    miss is not seen. ``status`` is "converged" when it is at most `tol`
+    (6,000 in two dimensions and more) miss is not seen. ``status`` is "converged" when it is at most `tol`
     and the relative residuals at fresh interior and boundary points are at most ten times that; "near_singular" when a
     function of size one meets the
     equation and the conditions with zero data; "alias_warning" when samples cannot exclude aliases; else
@@ -424,7 +424,7 @@ class _Context:
         """Relative root-mean-square residual at many more points, once, for the answer; what is narrower escapes."""
         if self.pde._source.is_sampled or self.pde._source.constant is not None:
             return 0.0
-        X = interior_points(self.pde.domain, N_WIDE, self.rng, uniform=True)
+        X = interior_points(self.pde.domain, N_WIDE[self.pde.n_dims > 1], self.rng, uniform=True)
         points = torch.as_tensor(X, device=self.device)
         terms, f = self.pde.coefficient_values(X), self.pde._source(X)
         r = record.posterior.apply(points, terms).cpu().numpy() - f
@@ -564,7 +564,7 @@ def _status(context, record, tol):
         )
     if context.widely(record) > max(tol, 1e-12, 3 * record.residual_rms):
         return "not_converged", (
-            f"among {N_WIDE} more points the residual reaches {record.residual_max:.0e}: the source has a feature "
+            f"among many more points the residual reaches {record.residual_max:.0e}: the source has a feature "
             f"too narrow for this basis"
         )
     if not context.plan.resolved and record.residual_max > 10 * max(tol, 1e-13):
