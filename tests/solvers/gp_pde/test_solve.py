@@ -351,9 +351,7 @@ def scaled(pde, u, k):
     return PDE(pde.domain, pde.operator, lambda X: s * pde.source(X), [Dirichlet(lambda X: s * u(X))])
 
 
-@pytest.mark.parametrize(
-    ("case", "k"), [("line", -40), ("line", 40), ("square", -40), ("square", 40), ("disc", 40)]
-)
+@pytest.mark.parametrize(("case", "k"), [("line", -40), ("line", 40), ("square", -40), ("square", 40), ("disc", 40)])
 def test_units_of_the_data_scale_the_answer(case, k):
     u = Solution((1.0, tone(50.0, 0.3))) if case == "line" else Solution((1.0, tone(9.0), tone(7.0, 0.2)))
     t = np.linspace(0, 2 * np.pi, 300, endpoint=False)
