@@ -259,7 +259,9 @@ def _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features):
         step = lattice_step(X[:, j], lower[j], upper[j], 17 * nyquist[j])
         if step is not None:
             top[j] = min(top[j], step / 2)
-            if max_frequency is None or max_frequency > 0.5 * step * (1 + 1e-9):
+            # A fine lattice with few of its sites taken, such as rounded coordinates, leaves no fast alias unseen.
+            crowded = step < 8 * nyquist[j]
+            if crowded and (max_frequency is None or max_frequency > 0.5 * step * (1 + 1e-9)):
                 lattice.append(
                     f"the samples lie on a lattice in dimension {j}: frequencies above {step / 2:.4g} rad / unit "
                     f"fold into the band unseen"
