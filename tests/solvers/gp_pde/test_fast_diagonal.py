@@ -110,6 +110,12 @@ CASES = {
         LAPLACE,
         [Neumann(u_2d.slope(0, -1), where=(0, "lower")), Dirichlet(u_2d, where=FACES[1:])],
     ),
+    "neumann on top": (
+        u_2d,
+        SQUARE,
+        {**LAPLACE, (0, 0): -9.0},
+        [Neumann(u_2d.slope(1, 1), where=(1, "upper")), Dirichlet(u_2d, where=FACES[:3])],
+    ),
     "robin": (
         u_2d,
         SQUARE,
