@@ -25,6 +25,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from scipy.linalg import qr
 
 from sciml.exceptions import InvalidInputError
 from sciml.iterate import Run, Step, run
@@ -337,8 +338,6 @@ class _Tall:
         A triangular solve with R as it stands mixes into a weakly determined direction a part 1e-5 of strong ones when
         the features are redundant; pivoting keeps every direction to its own relative accuracy.
         """
-        from scipy.linalg import qr
-
         R, order = qr(self._R.cpu().numpy(), mode="r", pivoting=True)
         like = {"dtype": self._R.dtype, "device": self._R.device}
         return torch.as_tensor(R, **like), torch.as_tensor(order, dtype=torch.long, device=self._R.device)

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["thread_limit"]
 
 
 @lru_cache(maxsize=1)
 def _controller():
-    from threadpoolctl import ThreadpoolController
-
     return ThreadpoolController()
 
 

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import solve_sylvester
 
 from sciml.exceptions import InvalidInputError
 from sciml.solvers.gp_pde.functions import PointFunction
@@ -332,8 +333,6 @@ def _shifted(B, lams, F, j):
 
 def _sylvester(B, F):
     """Solve B_1 W + W B_2^T = F through Schur forms."""
-    from scipy.linalg import solve_sylvester
-
     W = solve_sylvester(B[0].cpu().numpy(), B[1].cpu().numpy().T, F.cpu().numpy())
     return torch.as_tensor(W, device=F.device)
 

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.fft import dct
 
 from sciml.solvers.gp_pde.features import JointBasis
 
@@ -298,8 +299,6 @@ def chebyshev_length(values, tol=1e-13):
     >>> chebyshev_length((x**3)[:, None]), chebyshev_length(np.sin(80 * x)[:, None])
     (4, None)
     """
-    from scipy.fft import dct
-
     n = len(values) - 1
     c = np.abs(dct(values, type=1, axis=0)).max(axis=1) / n
     top = c.max()

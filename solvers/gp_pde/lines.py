@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.fft import dct
 
 from sciml.solvers.gp_pde.collocation import symbol_size
 from sciml.solvers.gp_pde.features import AxisBasis, JointBasis
@@ -206,8 +207,6 @@ class _Group:
 
     def _holds(self, V, n, lower, half, check):
         """The interpolant agrees with the function at points off the grid."""
-        from scipy.fft import dct
-
         c = dct(V, type=1, axis=0) / n
         c[[0, -1]] /= 2
         xi = 2 * check - 1
