@@ -131,7 +131,8 @@ def _moves(basis, peak, max_carriers, refine_only, cheaply):
     """Ways to enlarge a basis for a residual that peaks at `peak`: pairs (basis, whether a carrier was born)."""
     lower, upper, omega, base, sizes = basis.lower, basis.upper, basis.omega, basis.n_base, basis.n_envelope
     lobes = 2 * np.pi / (np.array(upper) - np.array(lower))
-    low = np.all(np.abs(peak) < 3 * lobes)
+    # Fewer than three periods are cheap for polynomials on a line, and dear for total degrees in space.
+    low = np.all(np.abs(peak) < (3 if len(lobes) == 1 else 1.2) * lobes)
     distance = [float(np.max(np.abs(_wrap(w, peak)) / lobes)) for w in omega]
     near = [q for q, gap in enumerate(distance) if gap < 2.01]
     born = not low and not near and not refine_only and len(omega) < max_carriers
