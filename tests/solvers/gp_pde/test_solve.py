@@ -45,7 +45,7 @@ def sine(omega=100.0, box=(0.0, 6.3), **options):
     return u, u.problem(Box([box]), {2: 1.0}, [Dirichlet(u)])
 
 
-def honest(sol, error):
+def check_honest(sol, error):
     """What the certificate promises."""
     assert error <= 10 * sol.error_estimate or sol.status != "converged", (sol.status, error, sol.error_estimate)
 
@@ -133,7 +133,7 @@ def test_the_certificate_holds_at_every_truncation(name):
             except InvalidInputError as error:  # not even the smallest basis
                 assert "max_features" in str(error)  # noqa: PT017
                 continue
-            honest(sol, p.error(sol(X), X))
+            check_honest(sol, p.error(sol(X), X))
 
 
 @pytest.mark.parametrize("n", [12, 20, 33, 50, 80])
@@ -143,7 +143,7 @@ def test_the_certificate_holds_with_too_few_samples(name, n, rng):
     X = p.random_points(n, rng)
     sol = quiet(PDE(Box(p.box), p.operator, (X, p.source(X)), [Dirichlet(p.solution)]))
     T = grid(p)
-    honest(sol, p.error(sol(T), T))
+    check_honest(sol, p.error(sol(T), T))
 
 
 @pytest.mark.parametrize("method", ["chebyshev", "carriers"])
@@ -154,7 +154,7 @@ def test_the_certificate_holds_for_each_method(method):
             sol = quiet(pde, method=method, max_features=features)
         except InvalidInputError:
             continue
-        honest(sol, u.error(sol, spots(pde.domain)))
+        check_honest(sol, u.error(sol, spots(pde.domain)))
 
 
 def third(x):
@@ -173,7 +173,7 @@ def test_rough_sources_are_not_certified_beyond_their_error(name):
     f, u = ROUGH[name]
     sol = quiet(PDE(UNIT, {2: 1.0}, lambda X: f(X[:, 0]), [Dirichlet(lambda X: u(X[:, 0]))]))
     x = np.linspace(0, 1, 2001)
-    honest(sol, float(np.linalg.norm(sol(x) - u(x)) / np.linalg.norm(u(x))))
+    check_honest(sol, float(np.linalg.norm(sol(x) - u(x)) / np.linalg.norm(u(x))))
 
 
 def test_a_rough_source_in_two_dimensions_is_not_certified():
@@ -196,7 +196,7 @@ def test_a_narrow_source_between_the_lines_is_not_overlooked():
 
     sol = quiet(PDE(Box([(0, 1)] * 2), LAPLACE, source, [Dirichlet(bump)]))
     X = np.stack(np.meshgrid(np.linspace(0, 1, 201), np.linspace(0, 1, 201), indexing="ij"), axis=-1).reshape(-1, 2)
-    honest(sol, float(np.linalg.norm(sol(X) - bump(X)) / np.linalg.norm(bump(X))))
+    check_honest(sol, float(np.linalg.norm(sol(X) - bump(X)) / np.linalg.norm(bump(X))))
 
 
 @pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
@@ -209,7 +209,7 @@ def test_a_noisy_callable_is_not_certified_beyond_its_noise(size):
 
     sol = quiet(PDE(Box([(0, 2)]), {2: 1.0}, noisy, [Dirichlet(u)]))
     assert sol.status != "converged"
-    honest(sol, u.error(sol, spots(Box([(0, 2)]))))
+    check_honest(sol, u.error(sol, spots(Box([(0, 2)]))))
 
 
 @pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
@@ -370,7 +370,7 @@ def test_a_dimension_in_which_nothing_varies():
     sol = solve_pde(u.problem(thin, LAPLACE, [Dirichlet(u)]))
     error = u.error(sol, spots(thin))
     assert error < 1e-8
-    honest(sol, error)
+    check_honest(sol, error)
 
 
 # ---------------------------------------------------------------- units
@@ -573,7 +573,7 @@ def test_max_features_that_are_too_few_are_told():
     with pytest.warns(ConvergenceWarning, match="not_converged .* raise max_features"):
         sol = solve_pde(pde, max_features=8)
     assert sol.report["n_features"] <= 8
-    honest(sol, u.error(sol, spots(pde.domain)))
+    check_honest(sol, u.error(sol, spots(pde.domain)))
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
@@ -599,7 +599,7 @@ def test_the_budget_ends_the_ladder_once_something_is_there():
     small = quiet(statement(p), memory=40_000_000, tol=1e-14)
     assert any("memory" in note for note in small.report["notes"])
     X = grid(p, 500)
-    honest(small, p.error(small(X), X))
+    check_honest(small, p.error(small(X), X))
 
 
 @pytest.mark.parametrize("place", ["source", "g", "operator"])
@@ -641,7 +641,7 @@ def test_coordinates_far_from_the_origin_are_told():
         ConditioningWarning, match="bounds lie 5e.06 lengths from the origin in dimension 0.*Shift the origin"
     ):
         sol = quiet(pde)
-    honest(sol, u.error(sol, spots(pde.domain)))
+    check_honest(sol, u.error(sol, spots(pde.domain)))
 
 
 def test_single_precision_is_told(rng):
@@ -652,7 +652,7 @@ def test_single_precision_is_told(rng):
         sol = quiet(PDE(pde.domain, {2: 1.0}, (X, f), [Dirichlet(u)]))
     error = u.error(sol, spots(pde.domain))
     assert error < 1e-5
-    honest(sol, error)
+    check_honest(sol, error)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert solve_pde(PDE(pde.domain, {2: 1.0}, (X, f), [Dirichlet(u)]), tol=1e-3).status == "converged"
@@ -677,7 +677,7 @@ def test_any_tone_on_any_interval(omega, phase, length, start):
     error = u.error(sol, spots(box))
     assert error < 1e-8
     assert sol.status == "converged"
-    honest(sol, error)
+    check_honest(sol, error)
 
 
 @settings(max_examples=10)
@@ -689,7 +689,7 @@ def test_any_two_tones_in_a_square_are_certified_honestly(seed):
     box = Box([(0, 1), (0, 1.3)])
     pde = u.problem(box, {**LAPLACE, (0, 0): 100 * rng.standard_normal()}, [Dirichlet(u)])
     sol = quiet(pde)
-    honest(sol, u.error(sol, spots(box)))
+    check_honest(sol, u.error(sol, spots(box)))
 
 
 def test_an_initial_value_problem_of_first_order():
