@@ -100,6 +100,8 @@ def find_carriers(
         basis = basis.enriched(-1, 0)
     scale = float(torch.linalg.norm(Y)) or 1.0
     fit = _Fit(basis, X, Y)
+    if len(basis.omega):  # carriers that were given are mended first
+        fit = _refine(fit, max_iter=12)
     best, stale, search = fit, 0, None
     for _ in range(6 * max_carriers):
         if fit.loo / scale < tol:
@@ -135,6 +137,8 @@ def _moves(basis, peak, max_carriers, refine_only, cheaply):
     low = np.all(np.abs(peak) < (3 if len(lobes) == 1 else 1.2) * lobes)
     distance = [float(np.max(np.abs(_wrap(w, peak)) / lobes)) for w in omega]
     near = [q for q, gap in enumerate(distance) if gap < 2.01]
+    if not near and distance and (refine_only or len(omega) >= max_carriers):  # none may be born: the nearest widens
+        near = [int(np.argmin(distance))]
     born = not low and not near and not refine_only and len(omega) < max_carriers
     if not (cheaply and (near or born)):
         yield basis.enriched(2 if max(base) < 10 else max(base) // 4, 0), False
@@ -343,6 +347,9 @@ def lattice_step(x, lower, upper, max_frequency):
     x = np.unique(np.asarray(x, float))
     if len(x) < 3:
         return None
+    if len(x) > 1500:  # the window below costs the square; a crowd shows its spacing as the smallest distance
+        sites = (x - x[0]) / np.diff(x).min()
+        return float(2 * np.pi / np.diff(x).min()) if np.max(np.abs(sites - np.rint(sites))) < 1e-3 else None
     step = np.pi / (upper - lower) / 4
     omega = np.arange(int(4 * 2 * np.pi / (upper - lower) / step), int(max_frequency / step) + 2) * step
     for part in np.array_split(omega, max(1, len(omega) * len(x) // 4_000_000)):

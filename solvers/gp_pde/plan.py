@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from sciml.exceptions import InvalidInputError
 from sciml.solvers.gp_pde.fast_diagonal import separable_parts
@@ -47,6 +48,8 @@ class Plan:
         False when the data were not resolved on the lines.
     flat : callable or None
         Rungs for collocation, when fast diagonalisation turns out not to apply.
+    gap : str or None
+        Where samples leave a part of the domain unseen.
     """
 
     solver: str
@@ -57,6 +60,7 @@ class Plan:
     alias: dict = field(default_factory=lambda: {"lattice": None, "margin": 0.0})
     resolved: bool = True
     flat: object = None
+    gap: str | None = None
 
 
 def make_plan(pde, *, method, rng, frequencies, max_frequency, max_features):
@@ -256,12 +260,12 @@ def _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features):
     reach = {1: 16, 2: 10}.get(d, 4)
     top, lattice = reach * nyquist, []
     for j in range(d):
-        step = lattice_step(X[:, j], lower[j], upper[j], 17 * nyquist[j])
+        step = lattice_step(X[:, j], lower[j], upper[j], 2.1 * reach * nyquist[j])
         if step is not None:
             top[j] = min(top[j], step / 2)
-            # A fine lattice with few of its sites taken, such as rounded coordinates, leaves no fast alias unseen.
-            crowded = step < 8 * nyquist[j]
-            if crowded and (max_frequency is None or max_frequency > 0.5 * step * (1 + 1e-9)):
+            # However few of its sites are taken, a lattice folds; only a fold beyond the search's reach is harmless.
+            near = step / 2 < reach * nyquist[j]
+            if near and (max_frequency is None or max_frequency > 0.5 * step * (1 + 1e-9)):
                 lattice.append(
                     f"the samples lie on a lattice in dimension {j}: frequencies above {step / 2:.4g} rad / unit "
                     f"fold into the band unseen"
@@ -313,7 +317,31 @@ def _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features):
     why = f"{n} scattered samples of the source; {len(found)} carriers explain them to {residual:.0e}"
     plan = Plan("collocation", why, rungs, found, alias=plan_alias)
     plan.resolved = residual < 1e-3 or not np.any(f)
+    plan.gap = _widest_gap(pde.domain, X, n, rng)
     return plan
+
+
+def _widest_gap(domain, X, n, rng):
+    """Say where the samples leave a part of the domain unseen, or None.
+
+    A ball around a point that is as far from all n samples as chance makes one, with probability 1e-3, holds log n + 7
+    times the volume of one sample; only what lies in the domain counts.
+    """
+    d, box = domain.n_dims, domain.box
+    length = box.upper - box.lower
+    Y = interior_points(domain, 4000, rng, uniform=True)
+    at = (Y - box.lower) / length
+    radius = cKDTree((X - box.lower) / length).query(at)[0]
+    inside = np.prod((np.minimum(at.T, radius) + np.minimum(1 - at.T, radius)) / (2 * radius + 1e-300), axis=0)
+    if not isinstance(domain, Box):  # its boundary may cut a ball anywhere, and its volume is a part of the box's
+        share = domain.contains(box.lower + length * rng.random((4000, d))).mean()
+        inside = np.full(len(Y), 0.5**d / max(share, 1e-3))
+    ball = math.pi ** (d / 2) / math.gamma(d / 2 + 1) * radius**d * inside
+    worst = int(ball.argmax())
+    if ball[worst] * n <= math.log(n) + 7:
+        return None
+    where = np.array2string(Y[worst], precision=4)
+    return f"the samples leave a gap around {where}, in which nothing is known of the source"
 
 
 def _boundary_budget(pde):

@@ -402,7 +402,13 @@ class PDE:
         object.__setattr__(self, "_source", PointFunction("source", self.source, self.n_dims))
         if self._source.is_sampled:
             self._check_samples(self._source.points)
-        conditions = (self.conditions,) if isinstance(self.conditions, CONDITIONS) else tuple(self.conditions)
+        one = isinstance(self.conditions, CONDITIONS)
+        if not one and not isinstance(self.conditions, Sequence):
+            raise InvalidTypeError(
+                f"conditions must be a sequence of conditions; got {type(self.conditions).__name__}. Write "
+                "conditions=[Dirichlet(g)]."
+            )
+        conditions = (self.conditions,) if one else tuple(self.conditions)
         for condition in conditions:
             if not isinstance(condition, CONDITIONS):
                 raise InvalidTypeError(
@@ -511,6 +517,15 @@ class PDE:
                     f"Check `inside`, or the points."
                 )
 
+    def _check_in_box(self, name, X):
+        out = ~self.domain.box.contains(X)
+        if out.any():
+            at = int(np.argmax(out))
+            raise InvalidInputError(
+                f"{name} must lie in the box {list(self.domain.box.bounds)}; point {at} is {X[at].tolist()}. Remove it "
+                "or widen the domain."
+            )
+
     def _check_condition(self, condition):
         d = self.n_dims
         if isinstance(condition, Periodic | Initial):
@@ -520,7 +535,9 @@ class PDE:
             if not isinstance(condition.dim, numbers.Integral) or not -d <= condition.dim < d:
                 raise InvalidInputError(f"{name}: dim must be an integer from 0 to {d - 1}; got {condition.dim!r}.")
             return
-        _ = PointFunction("g", condition.g, d)
+        g = PointFunction("g", condition.g, d)
+        if g.is_sampled:
+            self._check_in_box("the points of g", g.points)
         if condition.where is not None and not callable(condition.where):
             faces = named_faces(condition.where, d)
             if faces is None:
@@ -531,6 +548,7 @@ class PDE:
                         f"where must be None, (dim, side), a list of those, a callable, or points (m, {d}); got "
                         f"{condition.where!r:.80}. Sides are 'lower' and 'upper'."
                     )
+                self._check_in_box("where", X)
             elif not isinstance(self.domain, Box):
                 raise InvalidInputError(
                     "where must be a callable or points for a Region; got faces. Faces belong to a Box."

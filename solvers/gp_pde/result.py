@@ -14,6 +14,7 @@ from sciml.linalg.arrays import enter
 from sciml.random import generator
 from sciml.results import Result, array, internal
 from sciml.solvers.gp_pde.features import ProductBasis
+from sciml.solvers.gp_pde.functions import to_numpy
 from sciml.solvers.gp_pde.posterior import LeastSquaresPosterior, TensorPosterior, basis_from_state, basis_state
 from sciml.validation import check_number
 
@@ -181,11 +182,11 @@ class PDESolution(Result):
             grid = [grid[f"x{j}"] for j in range(d)]
         elif d == 1 and np.ndim(grid) == 1:
             grid = [grid]
-        if len(grid) != d:
+        if isinstance(grid, str) or len(grid) != d:
             raise InvalidInputError(
                 f"grid must hold {d} arrays of coordinates, one for each dimension; got {len(grid)}."
             )
-        axes = [np.asarray(g, float) for g in grid]
+        axes = [to_numpy("grid", g) for g in grid]
         X = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, d)
         shape = tuple(len(g) for g in axes)
         mean, std = self(X), self.std(X)

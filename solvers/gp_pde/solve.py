@@ -137,13 +137,14 @@ def solve_pde(
     Notes
     -----
     ``error_estimate`` is the largest of: twice the relative L2 difference to the solution on the next, richer basis;
-    the posterior
-    standard deviation with the noise that fresh points show; and rounding. A feature of the source that 20,000 points
-    (6,000 in two dimensions and more) miss is not seen. ``status`` is "converged" when it is at most `tol`
-    and the relative residuals at fresh interior and boundary points are at most ten times that; "near_singular" when a
-    function of size one meets the
-    equation and the conditions with zero data; "alias_warning" when samples cannot exclude aliases; else
-    "not_converged".
+    the
+    posterior standard deviation with the noise that fresh points show, or that of rounded data; and what rounded
+    coordinates cost. ``status`` is "converged" when it is at most `tol` and the relative residuals at fresh interior
+    and
+    boundary points are at most ten times that; "near_singular" when a function of size one meets the equation and the
+    conditions with zero data; "alias_warning" when samples cannot exclude aliases; else "not_converged". A feature of
+    the
+    source that 20,000 points (6,000 in two dimensions and more) miss is not seen.
 
     References
     ----------
@@ -175,6 +176,8 @@ def solve_pde(
         max_frequency = check_number("max_frequency", max_frequency, low=0.0, inclusive="neither")
     frequencies = _checked_frequencies(frequencies, pde.n_dims)
     on_failure = resolve("on_failure", on_failure)
+    if callback is not None and not callable(callback):
+        raise InvalidTypeError(f"callback must be a callable of (n_iter, step), or None; got {callback!r}.")
     device = _device(device)
     budget = memory_budget(memory)
     rng = generator(random_state)
@@ -259,6 +262,7 @@ class Record:
     residual_max: float = math.inf
     boundary: float = math.inf
     rms: float = 0.0
+    scale: float = 0.0
     spread: float = 0.0
     row_size: float = 0.0
     resonance: float = 1.0
@@ -376,14 +380,15 @@ class _Context:
             r = record.left_out
             scale = np.sqrt(np.mean(parts**2)) + np.sqrt(np.mean(self.pde._source.values**2))
         scale = max(scale, self.low * size)  # where L u vanishes its rounding is no residual
-        rms, peak = float(np.sqrt(np.mean(r**2))), float(np.max(np.abs(r)))
+        rms, peak, record.scale = float(np.sqrt(np.mean(r**2))), float(np.max(np.abs(r))), float(scale)
         record.residual_rms, record.residual_max = (rms / scale, peak / scale) if scale > 0 else (0.0, 0.0)
         record.boundary = self._boundary_residual(record, size)
         # The posterior costs as much as the fit: not for a rung that is to be left anyway.
         hopeless = richer is not None and record.n_features > 800 and record.difference > 10 * self.tol
-        record.propagated = record.difference if hopeless else self._propagated(record, rms, size)
-        record.rms = rms
-        record.estimate = max(record.difference, record.propagated, 4 * np.finfo(float).eps)
+        # Data are rounded too, relative to the terms that cancel in them; the points may all round alike and hide it.
+        record.rms = max(rms, 16 * np.finfo(float).eps * scale)
+        record.propagated = record.difference if hopeless else self._propagated(record, record.rms, size)
+        record.estimate = max(record.difference, record.propagated, self._rounded_coordinates(record, size))
         if size == 0 and rms == 0 and record.boundary == 0:
             record.estimate = 0.0
         return record
@@ -420,6 +425,17 @@ class _Context:
             return 0.0 if rms == 0 else math.inf
         return noise * record.spread / size
 
+    def _rounded_coordinates(self, record, size):
+        """Relative change of u when the coordinates of all data are off by their rounding; at least 4 eps."""
+        eps = 4 * np.finfo(float).eps
+        if size == 0:
+            return eps
+        box, d, total = self.pde.domain.box, self.pde.n_dims, 0.0
+        for j, far in enumerate(np.maximum(np.abs(box.lower), np.abs(box.upper))):
+            slope = record.posterior.apply(self.test, {tuple(int(i == j) for i in range(d)): 1.0})
+            total += 2 * eps * far * float(slope.square().mean().sqrt())
+        return max(eps, total / size)
+
     def widely(self, record):
         """Relative root-mean-square residual at many more points, once, for the answer; what is narrower escapes."""
         if self.pde._source.is_sampled or self.pde._source.constant is not None:
@@ -428,9 +444,7 @@ class _Context:
         points = torch.as_tensor(X, device=self.device)
         terms, f = self.pde.coefficient_values(X), self.pde._source(X)
         r = record.posterior.apply(points, terms).cpu().numpy() - f
-        scale = (
-            record.rms / record.residual_rms if record.residual_rms > 0 else max(float(np.sqrt(np.mean(f**2))), 1e-300)
-        )
+        scale = record.scale or max(float(np.sqrt(np.mean(f**2))), 1e-300)
         record.residual_max = max(record.residual_max, float(np.max(np.abs(r))) / scale)
         return float(np.sqrt(np.mean(r**2))) / scale
 
@@ -555,6 +569,8 @@ def _status(context, record, tol):
             f"a part {context.plan.alias['margin']:.0e} of the power lies in the top tenth of the band that the "
             f"samples resolve; sample more densely"
         )
+    if context.plan.gap:
+        return "not_converged", f"{context.plan.gap}; sample there"
     if not record.estimate <= tol:
         return "not_converged", "raise max_features or max_iter, or loosen tol"
     if not record.residual_rms <= 10 * max(tol, 1e-13) or not record.boundary <= 10 * max(tol, 1e-13):
