@@ -1,10 +1,9 @@
-"""Partial differential equations of high frequency and many scales, by Gaussian processes with spectral-mixture
-kernels.
+"""Partial differential equations of high frequency and many scales, by spectral-mixture Gaussian processes.
 
 Question  Solve L u = f with conditions on the boundary, when u oscillates ten to a thousand times across the domain.
 Prior     u is a Gaussian process whose spectrum has few peaks; conditioning on the equation is one factorisation.
 Answer    A function of points with derivatives, standard deviation and spectrum, and a certificate that does not
-flatter.
+          flatter.
 Start     ``sciml.solve_pde(PDE(domain, operator, source, conditions))``.
 Neighbour A plain Chebyshev method where everything is smooth, resolved and on a box: this package falls back to it.
 """

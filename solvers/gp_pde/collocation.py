@@ -1,15 +1,12 @@
 r"""Scattered least squares: the equation at interior points, the conditions at boundary points, one factorisation.
 
 Any domain, any linear operator: the domain enters through the points alone.  Every row is divided by its norm, so that
-none
-drowns another: near a face the second derivative of a polynomial of degree 400 is 1e5 times that in the middle.
+none drowns another: near a face the second derivative of a polynomial of degree 400 is 1e5 times that in the middle.
 
 Notation  A (n, P) scaled rows; y right sides; theta coefficients; s prior standard deviations; sigma noise (rounding).
 Cost      2 n P^2 for one QR; memory 8 n P bytes, twice.
-Pitfalls  Without the row scaling the rows of the equation (of size omega^2) drown those of the boundary: 4 to 6 digits
-are
-          lost.  Norms of the rows, not one symbol for all: 4e-8 against 5e-12 on u'' = f, u = sin 100x, 400
-          polynomials.
+Pitfalls  Without the row scaling the rows of the equation (of size omega^2) drown those of the boundary.
+          Norms of the rows, not one symbol for all: 4e-8 against 5e-12 on u'' = f, u = sin 100x, 400 polynomials.
 """
 
 from __future__ import annotations

@@ -1,18 +1,14 @@
 r"""Boxes with separable, constant-coefficient operators: one small eigenproblem per dimension.
 
 With orthonormal features U of each axis the operator is a Kronecker sum, :math:`L = \sum_j I \otimes A_j \otimes I`.
-The
-boundary data are lifted, face after face, by the lowest polynomials that meet the end conditions; the rest vanishes
-there
-and is expanded in the null space N of the end functionals, where each :math:`N^T A_j N = V_j \Lambda_j V_j^{-1}`, so
-that a
-division by :math:`\lambda_{1,i} + \lambda_{2,k} + \dots` solves the whole problem.
+The boundary data are lifted, face after face, by the lowest polynomials that meet the end conditions; the rest vanishes
+there and is expanded in the null space N of the end functionals, where each :math:`N^T A_j N = V_j \Lambda_j V_j^{-1}`,
+so that a division by :math:`\lambda_{1,i} + \lambda_{2,k} + \dots` solves the whole problem.
 
 Notation  r_j features of axis j; E_j (e_j, r_j) end functionals; N_j (r_j, r_j - e_j); Pi_j quadrature projection.
 Cost      sum_j r_j^3 + (prod_j r_j)(sum_j r_j), and the source on a product grid; memory that of one slab of it.
-Pitfalls  A time axis has its conditions at one end and eigenvectors close to parallel: where their condition is above
-1e6
-          that axis is solved as it stands, once for each combination of the other axes' eigenvalues; two such axes are
+Pitfalls  A time axis has its conditions at one end and eigenvectors close to parallel: where their condition
+          exceeds 1e6 that axis is solved as it stands, once for each combination of the other axes' eigenvalues; two such axes are
           solved through Schur forms in two dimensions, and refused beyond.
 
 References

@@ -1,7 +1,6 @@
 r"""Spectral-mixture features: a few carriers, each under a polynomial envelope.
 
-A Gaussian process whose kernel is a spectral mixture with finite-rank envelopes is a Gaussian linear model in the
-features
+A Gaussian process whose kernel is a spectral mixture with finite-rank envelopes is a linear model in the features
 
 .. math:: T_K(\xi) \cos\omega_q\cdot(x - c), \qquad T_K(\xi) \sin\omega_q\cdot(x - c), \qquad \xi = (x - c) / h,
 
@@ -250,12 +249,10 @@ class AxisBasis:
     Notes
     -----
     Directions whose singular value is below 1e-12 of the largest are dropped: the blocks overlap.  A direction of
-    singular
-    value sigma is a combination of features that cancel, with a rounding error of eps / sigma; where that is more than
-    1e-12
-    the orthonormal features are held by their Legendre coefficients instead, which differentiates what was rounded and
-    cancels nothing (two carriers with 12 terms each under 24 of block 0: 2e-10 becomes 1e-13 for a Poisson problem).
-    Orthonormal coordinates make the coefficients' norm the function's.
+    singular value sigma is a combination of features that cancel, with a rounding error of eps / sigma; where that is
+    more than 1e-12 the orthonormal features are held by their Legendre coefficients instead, which differentiates what
+    was rounded and cancels nothing (two carriers with 12 terms each under 24 of block 0: 2e-10 becomes 1e-13 for a
+    Poisson problem). Orthonormal coordinates make the coefficients' norm the function's.
     """
 
     lower: float
@@ -373,8 +370,7 @@ def gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of Gauss-Legendre quadrature on [-1, 1], each of shape (n,); kept, since they cost O(n^2).
 
     The weights of SciPy and NumPy are off by 1e-13 to 1e-12 for some hundred nodes, which shows as noise of that size
-    in
-    high coefficients; these are off by about 5e-15.
+    in high coefficients; these are off by about 5e-15.
 
     Examples
     --------

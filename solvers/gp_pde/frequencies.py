@@ -1,19 +1,17 @@
 r"""Find the carriers: which few frequencies, under which envelopes, explain the data.
 
 A greedy search with continuous refinement.  The data are fitted by Chebyshev envelopes on the carriers found so far;
-the
-periodogram of what is left shows where the fit lacks something: at low frequency the carrier-free block grows, beside a
-known carrier its envelope widens, elsewhere a new carrier is born.  After every birth all carriers are refined at once
-by
-variable projection (Gauss-Newton on the projected residual, Kaufman's Jacobian), so that a tone off the grid is found
-to
-many digits.  The same search serves values along lines, one axis at a time, and scattered samples in d dimensions.
+the periodogram of what is left shows where the fit lacks something: at low frequency the carrier-free block grows,
+beside a known carrier its envelope widens, elsewhere a new carrier is born.  After every birth all carriers are refined
+at once by variable projection (Gauss-Newton on the projected residual, Kaufman's Jacobian), so that a tone off the grid
+is found to many digits.  The same search serves values along lines, one axis at a time, and scattered samples in d
+dimensions.
 
 Notation  X (n, d) points, Y (n, k) data; omega (Q, d) carriers; A features; r = Y - A c residual; h leverage.
 Cost      one periodogram (a product of n x N_1 and n x N_2 matrices in two dimensions) and about ten small QRs a
-carrier.
+          carrier.
 Pitfalls  A lattice of points cannot tell a frequency from its alias: `lattice_step` finds such axes and the caller
-must say so.
+          must say so.
 
 References
 ----------

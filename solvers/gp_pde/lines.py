@@ -2,8 +2,8 @@ r"""What a box problem needs along each axis, read off its callables on lines.
 
 The source and the boundary data are sampled on lines parallel to an axis.  Their Chebyshev coefficients tell how long a
 plain polynomial expansion must be; the carrier search tells whether a few frequencies explain the same values with
-fewer
-features.  Real roots of the operator's own symbol (a wavenumber, say) are added, since they need not show in the data.
+fewer features.  Real roots of the operator's own symbol (a wavenumber, say) are added, since they need not show in the
+data.
 
 Cost      about 1e4 values of each callable, a few milliseconds of small least-squares problems for each axis.
 Pitfalls  Values that are only rounding (boundary data of size 1e-14 beside a source of size 1) must not be taken for a

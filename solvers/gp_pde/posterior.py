@@ -1,8 +1,7 @@
 r"""The solution as a Gaussian in coefficient space: mean, and a root of the covariance, for both solvers.
 
 Both posteriors know the covariance up to one factor, since a noise-free equation has no noise level of its own; the
-factor
-is set by the certificate, so that the root-mean-square of the standard deviation is the error estimate.
+factor is set by the certificate, so that the root-mean-square of the standard deviation is the error estimate.
 
 Notation  theta (P,) mean; W (P, q) with cov(theta) proportional to W W^T; phi(x) features.
 """

@@ -268,8 +268,8 @@ class Dirichlet:
         Boundary values; scattered ones bring their own points.
     where : None, (dim, side), list of those, callable, or array (m, d)
         None: the whole boundary that no Periodic or Initial condition takes.  ``(0, "lower")``: one face of a box;
-        sides are
-        "lower" or "upper".  A callable of X (n, d) gives True where the condition holds.  An array holds the points.
+        sides are "lower" or "upper".  A callable of X (n, d) gives True where the condition holds.  An array holds the
+        points.
 
     Examples
     --------

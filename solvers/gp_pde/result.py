@@ -110,8 +110,8 @@ class PDESolution(Result):
         -------
         array, shape (n,)
             Standard deviations, units of u. Their root-mean-square over the domain is ``error_estimate`` times that of
-            u: the
-            equation has no noise of its own, so the scale comes from the certificate and the shape from the posterior.
+            u: the equation has no noise of its own, so the scale comes from the certificate and the shape from the
+            posterior.
         """
         points, leave = self._enter(X)
         return leave(self.factor * self.posterior.deviation(points, self._checked_order(order)))
@@ -148,8 +148,7 @@ class PDESolution(Result):
             For each dimension the arrays ``omega`` (angular frequency, rad / unit; 0 is the carrier-free block),
             ``weight``
             (root-mean-square size of that part of u, units of u) and ``bandwidth`` (of its envelope, rad / unit), by
-            falling
-            weight.
+            falling weight.
         """
         basis = self.posterior.basis
         if isinstance(basis, ProductBasis):
@@ -168,8 +167,7 @@ class PDESolution(Result):
         -------
         xarray.Dataset
             Variables ``mean`` and ``std`` over the dimensions x0, x1, ...; NaN outside a region. Attributes hold the
-            status and
-            the error estimate.
+            status and the error estimate.
         """
         import xarray as xr
 

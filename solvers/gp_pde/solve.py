@@ -1,12 +1,9 @@
-r"""Solve a linear partial differential equation by a Gaussian process with a spectral-mixture kernel, and certify the
-answer.
+r"""Solve a linear partial differential equation by a spectral-mixture Gaussian process, and certify the answer.
 
 The process is a Gaussian linear model in few carriers under polynomial envelopes (`features`); u is integrated out in
-closed
-form by one factorisation (`collocation`, `fast_diagonal`).  Carriers come from the data themselves (`lines`,
-`frequencies`).
-The solver climbs a ladder of bases; what it returns is certified by fresh points, by the next rung and by the
-posterior.
+closed form by one factorisation (`collocation`, `fast_diagonal`).  Carriers come from the data themselves (`lines`,
+`frequencies`). The solver climbs a ladder of bases; what it returns is certified by fresh points, by the next rung and
+by the posterior.
 
 Cost      two factorisations of a few hundred to a few thousand features; see `collocation` and `fast_diagonal`.
 Pitfalls  A small residual at the collocation points proves nothing: only fresh points and a second basis count.
@@ -14,8 +11,7 @@ Pitfalls  A small residual at the collocation points proves nothing: only fresh 
 References
 ----------
 S. Fang, M. Cooley, D. Long, S. Li, R. Kirby, S. Zhe, Solving high frequency and multi-scale PDEs with Gaussian
-processes,
-2024, arXiv 2311.04465 (the problem and the kernel; the algorithm here is another).
+processes, 2024, arXiv 2311.04465 (the problem and the kernel; the algorithm here is another).
 """
 
 from __future__ import annotations
@@ -94,8 +90,7 @@ def solve_pde(
         Carriers known beforehand, rad / unit; found by the solver when None.
     max_frequency : float, optional
         Your word that scattered samples of the source hold no angular frequency above it, rad / unit. Samples on a
-        lattice
-        need it: they cannot tell a frequency from its alias, and the status is "alias_warning" without it.
+        lattice need it: they cannot tell a frequency from its alias, and the status is "alias_warning" without it.
     max_features : int
         Bound on the features of a dense least-squares system, default 4000 (128 MB for its square factor).
     max_iter : int
@@ -137,14 +132,11 @@ def solve_pde(
     Notes
     -----
     ``error_estimate`` is the largest of: twice the relative L2 difference to the solution on the next, richer basis;
-    the
-    posterior standard deviation with the noise that fresh points show, or that of rounded data; and what rounded
+    the posterior standard deviation with the noise that fresh points show, or that of rounded data; and what rounded
     coordinates cost. ``status`` is "converged" when it is at most `tol` and the relative residuals at fresh interior
-    and
-    boundary points are at most ten times that; "near_singular" when a function of size one meets the equation and the
-    conditions with zero data; "alias_warning" when samples cannot exclude aliases; else "not_converged". A feature of
-    the
-    source that 20,000 points (6,000 in two dimensions and more) miss is not seen.
+    and boundary points are at most ten times that; "near_singular" when a function of size one meets the equation and
+    the conditions with zero data; "alias_warning" when samples cannot exclude aliases; else "not_converged". A
+    feature of the source that 20,000 points (6,000 in two dimensions and more) miss is not seen.
 
     References
     ----------
