@@ -7,9 +7,9 @@ so that a division by :math:`\lambda_{1,i} + \lambda_{2,k} + \dots` solves the w
 
 Notation  r_j features of axis j; E_j (e_j, r_j) end functionals; N_j (r_j, r_j - e_j); Pi_j quadrature projection.
 Cost      sum_j r_j^3 + (prod_j r_j)(sum_j r_j), and the source on a product grid; memory that of one slab of it.
-Pitfalls  A time axis has its conditions at one end and eigenvectors close to parallel: where their condition
-          exceeds 1e6 that axis is solved as it stands, once for each combination of the other axes' eigenvalues; two such axes are
-          solved through Schur forms in two dimensions, and refused beyond.
+Pitfalls  A time axis has its conditions at one end and eigenvectors close to parallel: where their condition exceeds
+          1e6 that axis is solved as it stands, once for each combination of the other axes' eigenvalues; two such axes
+          are solved through Schur forms in two dimensions, and refused beyond.
 
 References
 ----------
