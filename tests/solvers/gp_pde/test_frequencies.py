@@ -101,6 +101,22 @@ def test_refining_adds_no_carrier_to_those_given(rng):
     assert fit.residual > 1e-3  # the second tone is a hundredth of the first
 
 
+def test_a_given_carrier_widens(rng):
+    x = 2 * rng.random(200) - 1
+    start = JointBasis((-1.0,), (1.0,), np.array([[90.0]]), (4,), (3,))
+    one = search(x, np.sin(90 * x) * np.exp(-3 * x**2), (-1.0,), (1.0,), [300.0], start=start, refine_only=True)
+    assert one.residual < 1e-10
+    assert one.basis.n_envelope[0] >= 15
+
+
+def test_given_carriers_are_mended(rng):
+    x = 6.3 * rng.random(60)
+    start = JointBasis((0.0,), (6.3,), np.array([[94.2], [107.0]]), (4,), (3, 3))
+    fit = search(x, tones(x), (0.0,), (6.3,), [300.0], start=start, refine_only=True)
+    assert fit.residual < 1e-12
+    assert_allclose(fit.basis.omega[:, 0], [94.37, 106.81], rtol=0, atol=0.05 / 3.15)
+
+
 def test_the_bounds_are_kept(rng):
     x = rng.random(200)
     Y = sum(np.cos(w * x) for w in 37.3 * np.arange(1, 9))

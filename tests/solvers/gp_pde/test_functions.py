@@ -98,6 +98,17 @@ def test_a_callable_that_returns_a_scalar_for_many_points_by_mistake_is_looped()
         assert_array_equal(f(X), X[:, 0])
 
 
+def test_a_scalar_answer_is_not_mistaken_for_a_constant():
+    f = PointFunction("g", lambda x: float(np.exp(-(np.linalg.norm(x) ** 2))), 2)
+    with pytest.warns(FallbackWarning, match="g is not vectorised"):
+        values = f(X)
+    assert_allclose(values, np.exp(-(X**2).sum(axis=1)), rtol=1e-13)
+
+
+def test_a_constant_callable_stays_silent():
+    assert_array_equal(PointFunction("g", lambda X: 1.5, 2)(X), [1.5, 1.5, 1.5])
+
+
 # ---------------------------------------------------------------- refusals
 
 
