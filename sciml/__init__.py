@@ -4,7 +4,7 @@ The names of this module load what they need when they are first used, so that `
 
 >>> import sciml
 >>> sorted(sciml.get_config())
-['check_finite', 'device', 'dtype', 'memory', 'on_failure', 'progress']
+['check_finite', 'device', 'dtype', 'engine', 'memory', 'on_failure', 'progress']
 """
 
 import importlib
@@ -29,6 +29,7 @@ _WHERE = {
     "set_config": "sciml._config",
     "show_versions": "sciml._versions",
     "solve_pde": "sciml.solvers.gp_pde",
+    "trace": "sciml._trace",
 }
 _PARTS = (
     "exceptions",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         validation,
     )
     from sciml._config import config_context, get_config, set_config
+    from sciml._trace import trace
     from sciml._versions import show_versions
     from sciml.results import load
     from sciml.solvers.gp_pde import PDE, Box, Dirichlet, Initial, Neumann, Periodic, Region, Robin, solve_pde

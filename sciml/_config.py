@@ -11,6 +11,8 @@ device       "auto", "cpu", "cuda", "cuda:0", ...   "auto"  where NumPy data are
 dtype        None, "float32", "float64"             None    None keeps the dtype of the data
 memory       bytes, "2GiB", or a fraction           0.5     what temporaries may take; a fraction of free memory
 check_finite True, False                            True    refuse NaN and infinity in arrays
+engine       "auto", "dense", "eager", "compiled",  "auto"  what sums kernels; a named engine is never replaced by
+             "keops"                                        another, and "auto" says what it took: :func:`sciml.trace`
 on_failure   "warn", "raise", "ignore"              "warn"  what a method does that misses its tolerance
 progress     True, False                            False   show progress bars
 ============ ====================================== ======= =======================================================
@@ -67,6 +69,10 @@ def _flag(name, value):
     raise InvalidInputError(f"{name} must be True or False; got {value!r}. Pass True or False.")
 
 
+def _engine(name, value):
+    return check_option(name, value, ("auto", "dense", "eager", "compiled", "keops"))
+
+
 def _on_failure(name, value):
     return check_option(name, value, ("warn", "raise", "ignore"))
 
@@ -77,6 +83,7 @@ _KEYS = {
     "dtype": (_dtype, None),
     "memory": (_memory, 0.5),
     "check_finite": (_flag, True),
+    "engine": (_engine, "auto"),
     "on_failure": (_on_failure, "warn"),
     "progress": (_flag, False),
 }

@@ -53,6 +53,7 @@ def test_a_context_ends_with_an_error_and_stays_in_its_thread():
     [
         ("devise", "cpu", "a configuration key must be one of .*got 'devise'. Did you mean 'device'"),
         ("device", "gpu", "device must be one of 'auto', 'cpu', 'cuda', 'cuda:0'; got 'gpu'"),
+        ("engine", "keop", "engine must be one of 'auto', .*'keops'; got 'keop'. Did you mean 'keops'"),
         ("dtype", "float16", "dtype must be one of 'float32', 'float64'; got 'float16'"),
         ("memory", "2 apples", "memory must be bytes .*got '2 apples'"),
         ("memory", "1..2GB", "memory must be bytes .*got '1..2GB'"),

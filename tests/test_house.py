@@ -24,7 +24,7 @@ AREAS = ("sciml.solvers", "sciml.inverse", "sciml.stats")
 LAYERS = (
     ("sciml.exceptions", "sciml.__version__"),
     ("sciml.validation",),
-    ("sciml._config", "sciml._versions"),
+    ("sciml._config", "sciml._trace", "sciml._versions"),
     ("sciml.progress", "sciml.random", "sciml.parallel"),
     ("sciml.iterate",),
     ("sciml.results",),
