@@ -1,0 +1,280 @@
+"""What kernels have in common: parameters, the dense matrix, sums, products and multiples.
+
+Notation  y, x points; r = y - x; "pair function": k as a function of the coordinates of y and x, which engines call.
+Pitfalls  lengths are divided by a power of two near the lengthscale before anything is squared, so that data of size
+          1e-25 or 1e25 in float32 neither underflow nor overflow; the division is exact.
+"""
+
+import math
+import numbers
+
+import numpy as np
+import torch
+
+from sciml.exceptions import InvalidInputError
+
+
+class Kernel:
+    """Base of the covariance functions.
+
+    A subclass gives ``prepared`` and ``pair``; and ``log_pair`` where the kernel is positive everywhere.
+    """
+
+    #: Whether k(y, x) is a function of y - x.
+    stationary = True
+
+    #: For functions of the distance alone, the function of its square; None otherwise.
+    squared = None
+
+    def __init__(self, **parameters):
+        self._given = parameters
+
+    @property
+    def parameters(self):
+        """The parameters as tensors, by name; one that was given as a tensor is that tensor, with its gradients."""
+        return {name: _as_tensor(value) for name, value in self._given.items()}
+
+    def __call__(self, y, x=None):
+        """Return the dense matrix of values.
+
+        Parameters
+        ----------
+        y : array, shape (m, d)
+            Row points.
+        x : array, shape (n, d), or None
+            Column points; None (the default) takes `y`.
+
+        Returns
+        -------
+        array, shape (m, n)
+            In the kind, dtype and device of the points; differentiable.
+        """
+        from sciml.linalg.engines import kernel_matrix
+
+        return kernel_matrix(y, y if x is None else x, kernel=self)
+
+    def diag(self, x):
+        """Return the values ``k(x_i, x_i)``.
+
+        Parameters
+        ----------
+        x : array, shape (n, d)
+            Points.
+
+        Returns
+        -------
+        array, shape (n,)
+            In the kind, dtype and device of the points.
+        """
+        from sciml.linalg.arrays import enter
+
+        (points,), leave = enter(x, names=("x",))
+        origin = torch.zeros((1, points.shape[-1]), dtype=points.dtype, device=points.device)
+        value = self(origin)[0, 0]  # a function of the difference is constant there
+        return leave(value.expand(points.shape[:-1]).clone())
+
+    # ------------------------------------------------------------ what engines ask for
+    def key(self):
+        """Return what names the pair function in the cache of compiled tiles; parameters' values do not belong."""
+        return (type(self).__name__, tuple(tuple(p.shape) for p in self.prepared(1.0)))
+
+    def unit(self):
+        """Return the power of two by which lengths are divided."""
+        return 1.0
+
+    def check_width(self, d):
+        """Refuse points whose number of coordinates does not fit the parameters."""
+        for name, value in self._given.items():
+            size = tuple(np.shape(value) if not isinstance(value, torch.Tensor) else value.shape)
+            if name == "lengthscale" and size not in ((), (1,), (d,)):
+                raise InvalidInputError(
+                    f"lengthscale of {type(self).__name__} must be a number or one for each of the {d} coordinates; "
+                    f"got shape {size}. Give {d} numbers."
+                )
+
+    def prepared(self, unit):
+        """Return the parameters that the pair function takes, as tensors; lengths divided by `unit`."""
+        raise NotImplementedError
+
+    def pair(self, y, x, *prepared):
+        """Return k for the coordinates of all pairs."""
+        raise NotImplementedError
+
+    def log_pair(self, y, x, *prepared):
+        """Return log k for the coordinates of all pairs."""
+        raise InvalidInputError(
+            f"kernel_log must be positive everywhere to have a logarithm; {type(self).__name__} is not. Use kernel_sum."
+        )
+
+    # ------------------------------------------------------------ algebra
+    def __add__(self, other):
+        return _Sum(self, other) if isinstance(other, Kernel) else NotImplemented
+
+    def __mul__(self, other):
+        if isinstance(other, Kernel):
+            return _Product(self, other)
+        if isinstance(other, (numbers.Real, np.generic, np.ndarray, torch.Tensor)):
+            return _Multiple(self, other)
+        return NotImplemented
+
+    __rmul__ = __mul__
+    # NumPy numbers on the left hand the product over instead of making an array of objects.
+    __array_ufunc__ = None
+
+    def __repr__(self):
+        shown = ", ".join(f"{name}={_show(value)}" for name, value in self._given.items())
+        return f"{type(self).__name__}({shown})"
+
+
+class _Pair(Kernel):
+    """Two kernels in one."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    @property
+    def parameters(self):
+        named = {f"first.{name}": value for name, value in self.first.parameters.items()}
+        return named | {f"second.{name}": value for name, value in self.second.parameters.items()}
+
+    def key(self):
+        return (type(self).__name__, self.first.key(), self.second.key())
+
+    def unit(self):
+        return min(self.first.unit(), self.second.unit())
+
+    def check_width(self, d):
+        self.first.check_width(d)
+        self.second.check_width(d)
+
+    def prepared(self, unit):
+        return [*self.first.prepared(unit), *self.second.prepared(unit)]
+
+    def _split(self, prepared):
+        size = len(self.first.prepared(1.0))
+        return prepared[:size], prepared[size:]
+
+
+class _Sum(_Pair):
+    def pair(self, y, x, *prepared):
+        one, two = self._split(prepared)
+        return self.first.pair(y, x, *one) + self.second.pair(y, x, *two)
+
+    def log_pair(self, y, x, *prepared):
+        one, two = self._split(prepared)
+        a, b = self.first.log_pair(y, x, *one), self.second.log_pair(y, x, *two)
+        largest = (a + b + abs(a - b)) / 2
+        return largest + ((a - largest).exp() + (b - largest).exp()).log()
+
+    def __repr__(self):
+        return f"{self.first} + {self.second}"
+
+
+class _Product(_Pair):
+    def pair(self, y, x, *prepared):
+        one, two = self._split(prepared)
+        return self.first.pair(y, x, *one) * self.second.pair(y, x, *two)
+
+    def log_pair(self, y, x, *prepared):
+        one, two = self._split(prepared)
+        return self.first.log_pair(y, x, *one) + self.second.log_pair(y, x, *two)
+
+    def __repr__(self):
+        return " * ".join(f"({k})" if isinstance(k, _Sum) else f"{k}" for k in (self.first, self.second))
+
+
+class _Multiple(Kernel):
+    """A kernel times a positive number, its variance."""
+
+    def __init__(self, kernel, variance):
+        super().__init__(variance=positive("variance", variance, sizes=((), (1,))))
+        self.kernel = kernel
+        self.stationary = kernel.stationary
+        if kernel.squared is not None:
+            self.squared = lambda q, variance, *rest: kernel.squared(q, *rest) * variance
+            self.scale = lambda points, variance, *rest: kernel.scale(points, *rest)
+
+    @property
+    def parameters(self):
+        return super().parameters | {f"kernel.{name}": value for name, value in self.kernel.parameters.items()}
+
+    def key(self):
+        return ("Multiple", self.kernel.key())
+
+    def unit(self):
+        return self.kernel.unit()
+
+    def check_width(self, d):
+        self.kernel.check_width(d)
+
+    def prepared(self, unit):
+        return [_as_tensor(self._given["variance"]).reshape(()), *self.kernel.prepared(unit)]
+
+    def pair(self, y, x, variance, *rest):
+        return self.kernel.pair(y, x, *rest) * variance
+
+    def log_pair(self, y, x, variance, *rest):
+        return self.kernel.log_pair(y, x, *rest) + variance.log()
+
+    def __repr__(self):
+        inner = f"({self.kernel})" if isinstance(self.kernel, _Sum) else f"{self.kernel}"
+        return f"{_show(self._given['variance'])} * {inner}"
+
+
+def positive(name, value, sizes=None, zero=False):
+    """Return a parameter that must be positive: a number, an array or a tensor, as it was given.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    value : float, array or torch.Tensor
+        What the user gave.
+    sizes : tuple of tuple of int, or None
+        The shapes allowed; None (the default) allows numbers and vectors.
+    zero : bool
+        Allow zero, too; False by default.
+
+    Returns
+    -------
+    float, ndarray or torch.Tensor
+        A tensor stays; all else becomes a float or a float64 array.
+
+    Raises
+    ------
+    InvalidInputError
+        If an entry is not positive and finite, or the shape is not allowed.
+    """
+    rule = f"{name} must be {'at least 0' if zero else 'positive'} and finite"
+    if isinstance(value, torch.Tensor):
+        kept, plain = value, value.detach().cpu().to(torch.float64).numpy()
+    else:
+        try:
+            plain = np.array(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise InvalidInputError(f"{rule}; got {value!r} of type {type(value).__name__}. Pass a number.") from None
+        kept = float(plain) if plain.ndim == 0 else plain
+    if plain.size == 0 or (plain.ndim > 1 if sizes is None else plain.shape not in sizes):
+        allowed = "a number or a vector" if sizes is None else " or ".join(map(str, sizes))
+        raise InvalidInputError(f"{name} must be {allowed}; got shape {plain.shape}.")
+    bad = ~(np.isfinite(plain) & ((plain >= 0) if zero else (plain > 0)))
+    if bad.any():
+        raise InvalidInputError(f"{rule}; got {plain[bad].ravel()[0]!r}. Pass a positive number.")
+    return kept
+
+
+def power_of_two(lengths):
+    """Return the power of two at or below the smallest of some lengths."""
+    smallest = float(torch.as_tensor(lengths).detach().min())
+    return 2.0 ** math.floor(math.log2(smallest))
+
+
+def _as_tensor(value):
+    return value if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=torch.float64)
+
+
+def _show(value):
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    return f"{float(value):g}" if np.ndim(value) == 0 else np.array2string(np.asarray(value), precision=4)

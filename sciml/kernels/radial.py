@@ -1,0 +1,286 @@
+r"""Kernels of the distance alone: Gaussian, Matern, rational quadratic, inverse multiquadric.
+
+Notation  l lengthscale, a number or one for each coordinate; q = sum_k (r_k / l_k)^2, the squared scaled distance.
+          Gaussian              exp(-q / 2)
+          Matern 1/2            exp(-a),                      a = sqrt(q)
+          Matern 3/2            (1 + a) exp(-a),              a = sqrt(3 q)
+          Matern 5/2            (1 + a + a^2 / 3) exp(-a),    a = sqrt(5 q)
+          rational quadratic    (1 + q / (2 alpha))^(-alpha)
+          inverse multiquadric  (1 + q)^(-1/2)
+Pitfalls  Matern 3/2 and 5/2 are differentiated in q = a^2 by P_p' = -P_{p-1} / (2 (2 p - 1)), which is free of a
+          division by a: the chain rule through a square root would give second derivatives of zero at r = 0.
+
+References
+----------
+C. E. Rasmussen, C. K. I. Williams, Gaussian Processes for Machine Learning, 2006, chapter 4.
+"""
+
+import numpy as np
+import torch
+
+from sciml.exceptions import InvalidInputError
+from sciml.kernels.base import Kernel, _as_tensor, positive, power_of_two
+from sciml.linalg.engines.entries import Entries, safe_sqrt
+
+
+class Radial(Kernel):
+    """Base of the kernels of the scaled distance; a subclass gives ``profile`` and ``log_profile`` of its square.
+
+    Parameters
+    ----------
+    lengthscale : float or array, shape (d,)
+        Length over which the kernel falls, in the units of the points; one number, or one for each coordinate.
+        1.0 by default.
+    """
+
+    def __init__(self, lengthscale=1.0):
+        super().__init__(lengthscale=positive("lengthscale", lengthscale))
+
+    def unit(self):
+        return power_of_two(self._given["lengthscale"])
+
+    def _inverse(self, unit):
+        """Return 1 / l^2 for one lengthscale, and 1 / l for several."""
+        lengths = _as_tensor(self._given["lengthscale"]) / unit
+        return (1 / lengths.reshape(()) ** 2) if lengths.numel() == 1 else 1 / lengths
+
+    def prepared(self, unit):
+        return [self._inverse(unit)]
+
+    def key(self):
+        return (type(self).__name__, np.size(self._given["lengthscale"]) == 1)
+
+    def _q(self, y, x, inverse):
+        if self.isotropic:
+            return ((y - x) ** 2).sum(-1) * inverse
+        return (((y - x) * inverse) ** 2).sum(-1)
+
+    @property
+    def isotropic(self):
+        """Whether one lengthscale serves all coordinates."""
+        value = self._given["lengthscale"]
+        return (value.numel() if isinstance(value, torch.Tensor) else np.size(value)) == 1
+
+    def pair(self, y, x, inverse, *rest):
+        return self.profile(self._q(y, x, inverse), *rest)
+
+    def log_pair(self, y, x, inverse, *rest):
+        return self.log_profile(self._q(y, x, inverse), *rest)
+
+    def squared(self, q, inverse, *rest):
+        """Return k of the squared scaled distance."""
+        return self.profile(q, *rest)
+
+    def scale(self, points, inverse, *rest):
+        """Return the points divided by the lengthscale."""
+        return points * (torch.sqrt(inverse) if self.isotropic else inverse)
+
+    def profile(self, q, *rest):
+        """Return k of the squared scaled distance."""
+        raise NotImplementedError
+
+    def log_profile(self, q, *rest):
+        """Return log k of the squared scaled distance."""
+        raise NotImplementedError
+
+
+class Gaussian(Radial):
+    r"""Gaussian kernel :math:`\exp(-|r|^2 / (2 l^2))`, also known as squared exponential or RBF.
+
+    Parameters
+    ----------
+    lengthscale : float or array, shape (d,)
+        The standard deviation `l` of the bell, in the units of the points; 1.0 by default.
+
+    Examples
+    --------
+    >>> Gaussian(lengthscale=0.5)([[0.0]], [[1.0]]).round(4)
+    array([[0.1353]])
+    """
+
+    def profile(self, q):
+        return (q * -0.5).exp()
+
+    def log_profile(self, q):
+        return q * -0.5
+
+
+class Matern(Radial):
+    r"""Matern kernel of smoothness 1/2, 3/2 or 5/2, with :math:`a = \sqrt{2\nu}\,|r| / l`.
+
+    Parameters
+    ----------
+    lengthscale : float or array, shape (d,)
+        In the units of the points; 1.0 by default.
+    nu : {0.5, 1.5, 2.5}
+        Smoothness: the process has ``nu - 1/2`` derivatives; 2.5 by default.
+
+    Raises
+    ------
+    InvalidInputError
+        If `nu` is none of the three, or a lengthscale is not positive.
+
+    Examples
+    --------
+    >>> Matern(lengthscale=1.0, nu=0.5)([[0.0]], [[1.0]]).round(4)
+    array([[0.3679]])
+    """
+
+    def __init__(self, lengthscale=1.0, nu=2.5):
+        super().__init__(lengthscale)
+        if nu not in (0.5, 1.5, 2.5):
+            raise InvalidInputError(f"nu must be 0.5, 1.5 or 2.5; got {nu!r}. For other smoothness use Gaussian.")
+        self.nu = float(nu)
+
+    def key(self):
+        return (*super().key(), self.nu)
+
+    def profile(self, q):
+        return _matern(q * (2 * self.nu), round(self.nu - 0.5))
+
+    def log_profile(self, q):
+        a = (q * (2 * self.nu)).sqrt()
+        if self.nu == 0.5:
+            return -a
+        return ((1 + a) if self.nu == 1.5 else (1 + a + a**2 / 3)).log() - a
+
+
+class Matern12(Matern):
+    r"""Matern kernel of smoothness 1/2, :math:`\exp(-|r| / l)`.
+
+    Parameters
+    ----------
+    lengthscale : float or array, shape (d,)
+        In the units of the points; 1.0 by default.
+
+    Examples
+    --------
+    >>> Matern12(lengthscale=2.0)([[0.0]], [[2.0]]).round(4)
+    array([[0.3679]])
+    """
+
+    def __init__(self, lengthscale=1.0):
+        super().__init__(lengthscale, nu=0.5)
+
+
+class Matern32(Matern):
+    r"""Matern kernel of smoothness 3/2, :math:`(1 + a) e^{-a}` with :math:`a = \sqrt 3 |r| / l`.
+
+    Parameters
+    ----------
+    lengthscale : float or array, shape (d,)
+        In the units of the points; 1.0 by default.
+
+    Examples
+    --------
+    >>> Matern32(lengthscale=1.0)([[0.0]], [[1.0]]).round(4)
+    array([[0.4834]])
+    """
+
+    def __init__(self, lengthscale=1.0):
+        super().__init__(lengthscale, nu=1.5)
+
+
+class Matern52(Matern):
+    r"""Matern kernel of smoothness 5/2, :math:`(1 + a + a^2 / 3) e^{-a}` with :math:`a = \sqrt 5 |r| / l`.
+
+    Parameters
+    ----------
+    lengthscale : float or array, shape (d,)
+        In the units of the points; 1.0 by default.
+
+    Examples
+    --------
+    >>> Matern52(lengthscale=1.0)([[0.0]], [[1.0]]).round(4)
+    array([[0.524]])
+    """
+
+    def __init__(self, lengthscale=1.0):
+        super().__init__(lengthscale, nu=2.5)
+
+
+class RationalQuadratic(Radial):
+    r"""Rational quadratic kernel :math:`(1 + |r|^2 / (2 \alpha l^2))^{-\alpha}`: a mixture of Gaussians of all widths.
+
+    Parameters
+    ----------
+    lengthscale : float or array, shape (d,)
+        In the units of the points; 1.0 by default.
+    alpha : float
+        Power of the tail, dimensionless; the Gaussian kernel is the limit of large `alpha`. 1.0 by default.
+
+    Examples
+    --------
+    >>> RationalQuadratic(lengthscale=1.0, alpha=2.0)([[0.0]], [[2.0]])
+    array([[0.25]])
+    """
+
+    def __init__(self, lengthscale=1.0, alpha=1.0):
+        super().__init__(lengthscale)
+        self._given["alpha"] = positive("alpha", alpha, sizes=((), (1,)))
+
+    def prepared(self, unit):
+        return [self._inverse(unit), _as_tensor(self._given["alpha"]).reshape(())]
+
+    def profile(self, q, alpha):
+        return self.log_profile(q, alpha).exp()
+
+    def log_profile(self, q, alpha):
+        return -alpha * (1 + q / (2 * alpha)).log()
+
+
+class InverseMultiquadric(Radial):
+    r"""Inverse multiquadric kernel :math:`(1 + |r|^2 / l^2)^{-1/2}`.
+
+    Parameters
+    ----------
+    lengthscale : float or array, shape (d,)
+        In the units of the points; 1.0 by default.
+
+    Examples
+    --------
+    >>> InverseMultiquadric(lengthscale=2.0)([[0.0]], [[0.0], [2.0]]).round(4)
+    array([[1.    , 0.7071]])
+    """
+
+    def profile(self, q):
+        return (1 + q).rsqrt()
+
+    def log_profile(self, q):
+        return (1 + q).log() * -0.5
+
+
+def _matern(q, p):
+    """Return P_p(sqrt(q)) for p = 0, 1, 2, on entries or LazyTensors."""
+    if isinstance(q, Entries):
+        return Entries([_polynomial(part, p) for part in q.parts])
+    a = q.sqrt()
+    front = {0: 1, 1: 1 + a, 2: 1 + a + q / 3}[p]
+    return front * (-a).exp()
+
+
+def _polynomial(q, p):
+    if p == 0:
+        return torch.exp(-safe_sqrt(q))
+    return _Polynomial.apply(q, p)
+
+
+class _Polynomial(torch.autograd.Function):
+    """P_1 and P_2 as functions of q = a^2, with d P_p / d q = -P_{p-1} / (2 (2 p - 1))."""
+
+    @staticmethod
+    def forward(q, p):
+        # exp(-a) is zero in any dtype beyond a = 1000, and inf * 0 is not met below.
+        q = q.clamp_max(1e6)
+        a = torch.sqrt(q)
+        return ((1 + a) if p == 1 else (1 + a + q / 3)) * torch.exp(-a)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.p = inputs[1]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, g):
+        (q,) = ctx.saved_tensors
+        return g * _polynomial(q, ctx.p - 1) / (-2.0 * (2 * ctx.p - 1)), None

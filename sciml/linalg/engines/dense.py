@@ -1,0 +1,43 @@
+"""The dense engine: form the matrix, then multiply; best for small problems.
+
+Cost      m n numbers of memory; one matrix product.
+Pitfalls  derivatives need no matrix: they take the tiles of the eager engine.
+"""
+
+import torch
+
+from sciml.linalg import memory as _memory
+from sciml.linalg.engines import eager
+from sciml.linalg.engines.tile import LogSumExpTile, SumTile
+
+NAME = "dense"
+
+
+def peak(tile, m, n, width, dtype):
+    """Return the bytes of the matrix, and of the tile by which it is filled."""
+    return m * n * dtype.itemsize + eager.peak(tile, m, n, width, dtype)
+
+
+def matrix(pair, Y, X, params):
+    """Return the matrix of a pair function, shape (m, n); filled by tiles, so that only itself takes memory."""
+    K = torch.empty((Y.shape[0], X.shape[0]), dtype=Y.dtype, device=Y.device)
+    thin, size, width = X.T.contiguous(), 256, eager.columns(Y.dtype)
+    if Y.device.type != "cpu":
+        size, width = 8 * size, 8 * width
+    for i in range(0, K.shape[0], size):
+        for j in range(0, K.shape[1], width):
+            K[i : i + size, j : j + width] = pair(Y[i : i + size], thin[:, j : j + width], params)
+    return K
+
+
+def run(tile, rows, cols, params, place):
+    """Return the outputs of a tile over all rows and columns, as :func:`sciml.linalg.engines.eager.run` does."""
+    if not isinstance(tile, (SumTile, LogSumExpTile)):
+        return eager.run(tile, rows, cols, params, place)
+    remedy = "pass engine='eager'"
+    with torch.no_grad(), _memory.exhaustion(what=place, remedy=remedy, device=rows[0].device):
+        K = matrix(tile.pair, rows[0], cols[0], params)
+        if isinstance(tile, SumTile):
+            return [K @ cols[1]]
+        K += cols[1].T
+        return [torch.logsumexp(K, 1, keepdim=True)]

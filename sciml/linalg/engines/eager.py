@@ -1,0 +1,60 @@
+"""The eager engine: tiles by torch, operation by operation; always there, nothing to compile.
+
+Cost      some 20 operations a tile of 256 x 1024 pairs; a few tiles of memory, whatever the numbers of points.
+"""
+
+import torch
+
+from sciml.linalg import memory as _memory
+from sciml.linalg.engines.accumulate import Sums
+
+NAME = "eager"
+_ROWS, _BYTES = 256, 2**20
+
+
+def columns(dtype):
+    """Return the columns of a tile: together with 256 rows about a megabyte, so that it stays in the cache."""
+    return _BYTES // (_ROWS * dtype.itemsize)
+
+
+def peak(tile, m, n, width, dtype):
+    """Return the bytes of the temporaries: a tile for each coordinate that may be alive, and more for derivatives."""
+    return (6 + 2 * width) * (1 + 2 * tile.order) * _BYTES + 16 * (m + n)
+
+
+def run(tile, rows, cols, params, place):
+    """Return the outputs of a tile over all rows and columns.
+
+    Parameters
+    ----------
+    tile : tile
+        See :mod:`sciml.linalg.engines.tile`.
+    rows, cols : list of torch.Tensor, shapes (m, w) and (n, w)
+        Points, weights, upstream gradients.
+    params : list of torch.Tensor
+        Parameters, and upstream gradients of "all" outputs.
+    place : str
+        What is computed, for messages.
+
+    Returns
+    -------
+    list of torch.Tensor
+        "row" outputs (m, w), "col" outputs (n, w), "all" outputs.
+    """
+    m, n, dtype, device = rows[0].shape[0], cols[0].shape[0], rows[0].dtype, rows[0].device
+    thin = [col.T.contiguous() for col in cols]
+    # A device works through a larger tile in the time that it takes to start.
+    scale = 1 if device.type == "cpu" else 8
+
+    def all_tiles(size):
+        sums, width = Sums(tile.kinds, m, n), columns(dtype) * scale
+        for i in range(0, m, size):
+            for j in range(0, n, width):
+                outputs = tile([row[i : i + size] for row in rows], [col[:, j : j + width] for col in thin], params)
+                sums.add(outputs, i, j)
+        return sums.finish(dtype)
+
+    with torch.no_grad():
+        return _memory.halving(
+            all_tiles, _ROWS * scale, what=place, remedy="take fewer points or right sides", device=device
+        )[0]

@@ -1,0 +1,114 @@
+"""The KeOps engine: reductions compiled by pykeops, which streams them through the device's registers.
+
+Cost      a compilation for each formula, dtype, number of coordinates and of right sides, kept on disk; then no memory
+          beyond the outputs. The engine of choice on CUDA; on a CPU the compiled tile is faster.
+Pitfalls  importing pykeops writes to a cache folder and runs a compiler: it is imported on first use only, and tried
+          again with a temporary folder where the usual one cannot be written. Its square root has derivative zero at
+          zero, so derivatives beyond the first are left to the tiles of the other engines, which know the limits.
+
+References
+----------
+B. Charlier, J. Feydy, J. A. Glaunes, F.-D. Collin, G. Durif, Kernel operations on the GPU, with autodiff, without
+memory overflows, JMLR 22(74), 2021.
+"""
+
+import os
+import tempfile
+import warnings
+from functools import lru_cache
+
+import torch
+
+from sciml.linalg.engines import eager
+from sciml.linalg.engines.availability import EngineUnavailable, disable, reason_against
+from sciml.linalg.engines.tile import DerivativeTile, LogSumExpTile, SoftmaxTile, SumTile
+
+NAME = "keops"
+
+
+def peak(tile, m, n, width, dtype):
+    """Return the bytes of the outputs and of contiguous copies of the inputs."""
+    return 2 * (m + n) * (width + 4) * dtype.itemsize
+
+
+@lru_cache(maxsize=1)
+def _lazy_tensor():
+    """Return the class LazyTensor; import pykeops quietly, and once more with a temporary cache if it must be."""
+    os.environ.setdefault("KEOPS_VERBOSE", "0")
+    os.environ.setdefault("PYKEOPS_VERBOSE", "0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            from pykeops.torch import LazyTensor
+        except OSError:
+            import sys
+
+            for name in [name for name in sys.modules if name.partition(".")[0] in ("pykeops", "keopscore")]:
+                del sys.modules[name]
+            os.environ["KEOPS_CACHE_FOLDER"] = tempfile.mkdtemp(prefix="keops")
+            from pykeops.torch import LazyTensor
+    return LazyTensor
+
+
+@lru_cache(maxsize=8)
+def self_check(device):
+    """Compare a small Gaussian sum with torch, once on each device; raise where they differ."""
+    against = reason_against(NAME)
+    if against:
+        raise EngineUnavailable(NAME, against)
+    y = torch.linspace(0, 1, 192, device=device).reshape(64, 3)
+    b = torch.linspace(-1, 1, 64, device=device)[:, None]
+    try:
+        LazyTensor = _lazy_tensor()
+        found = (-((LazyTensor(y[:, None, :]) - LazyTensor(y[None])) ** 2).sum(-1)).exp() @ b
+        error = float((found - torch.exp(-((y[:, None] - y[None]) ** 2).sum(-1)) @ b).abs().max())
+        if not error < 1e-4:
+            raise ArithmeticError(f"its self-check on {device} is off by {error:.1e}")
+    except Exception as error:  # pykeops raises what its compiler, its imports and its drivers raise
+        raise EngineUnavailable(NAME, disable(NAME, error)) from error
+
+
+def run(tile, rows, cols, params, place):
+    """Return the outputs of a tile over all rows and columns, as :func:`sciml.linalg.engines.eager.run` does."""
+    base = tile.base if isinstance(tile, DerivativeTile) else tile
+    if tile.order > 1 or base.order > 0:
+        return eager.run(tile, rows, cols, params, place)
+    self_check(str(rows[0].device))
+    rows, cols = [row.detach().contiguous() for row in rows], [col.detach().contiguous() for col in cols]
+    params = [p.detach() for p in params]
+    if tile is base:
+        with torch.no_grad():
+            return [_reduce(base, rows, cols, params)]
+    # The first derivative is that of pykeops itself.
+    inputs = {"row": rows[: base.n_rows], "col": cols[: base.n_cols], "all": params}
+    moving = []
+    for kind, number in tile.wanted:
+        inputs[kind][number] = inputs[kind][number].clone().requires_grad_()
+        moving.append(inputs[kind][number])
+    with torch.enable_grad():
+        value = _reduce(base, inputs["row"], inputs["col"], inputs["all"])
+        grads = torch.autograd.grad(value, moving, rows[base.n_rows], allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(moving, grads, strict=True)]
+
+
+def _reduce(tile, rows, cols, params):
+    """Return a sum or log-sum-exp over the columns, shape (m, w)."""
+    LazyTensor = _lazy_tensor()
+    if isinstance(tile, LogSumExpTile):
+        cols = _without_impossible(cols)
+        if cols[0].shape[0] == 0:
+            return rows[0].new_full((rows[0].shape[0], 1), -torch.inf)
+    y, x = LazyTensor(rows[0][:, None, :]), LazyTensor(cols[0][None])
+    weights = LazyTensor(cols[1][None])
+    value = tile.pair.function(y, x, *[LazyTensor(p.reshape(-1)) for p in params])
+    if isinstance(tile, SumTile):
+        return (value * weights).sum(1)
+    if isinstance(tile, SoftmaxTile):
+        return (value + weights - LazyTensor(rows[1][:, None, :])).exp().sum(1)
+    return (value + weights).logsumexp(1).reshape(-1, 1)
+
+
+def _without_impossible(cols):
+    """Return the columns whose log-weight is not -inf: pykeops would subtract infinities."""
+    possible = cols[1][:, 0] != -torch.inf
+    return cols if bool(possible.all()) else [col[possible] for col in cols]

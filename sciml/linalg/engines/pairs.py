@@ -1,0 +1,151 @@
+"""Pair functions as the engines take them: a kernel of :mod:`sciml.kernels`, or any function of two points.
+
+Notation  prepared parameters: what the pair function takes, such as 1 / l^2; they stay attached to the user's
+          parameters, so that gradients flow.
+Pitfalls  a tensor that asks for gradients and that a function merely mentions would get none: it is refused, with the
+          advice to pass it by ``params``.
+"""
+
+import inspect
+
+import torch
+
+from sciml.exceptions import InvalidInputError, InvalidTypeError
+from sciml.linalg.engines.tile import Pair
+
+# Direct differences up to so many coordinates; beyond, distances come by a matrix product where that is exact enough.
+_DIRECT = 16
+
+
+def prepare(name, kernel, params, Y, X, log=False):
+    """Return the pair function, the points and the parameters for the engines.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, "kernel" or "kernel_log".
+    kernel : Kernel or callable
+        What the user gave.
+    params : dict or None
+        Parameters of a callable.
+    Y, X : torch.Tensor, shapes (m, d) and (n, d)
+        Points.
+    log : bool
+        Take the logarithm of a Kernel.
+
+    Returns
+    -------
+    pair : Pair
+    Y, X : torch.Tensor
+        The points, moved and scaled exactly as the kernel allows.
+    params : list of torch.Tensor
+    """
+    from sciml.kernels.base import Kernel
+
+    if isinstance(kernel, Kernel):
+        return _of_kernel(kernel, params, Y, X, log)
+    if not callable(kernel):
+        raise InvalidTypeError(
+            f"{name} must be a kernel of sciml.kernels or a function of two points; got {type(kernel).__name__}."
+        )
+    return _of_function(name, kernel, params, Y, X)
+
+
+def _of_kernel(kernel, params, Y, X, log):
+    if params:
+        raise InvalidInputError(
+            f"params must be left out with a kernel of sciml.kernels, which holds its own; got {sorted(params)}."
+        )
+    kernel.check_width(Y.shape[1])
+    unit = kernel.unit()
+    prepared = [p.to(dtype=Y.dtype, device=Y.device) for p in kernel.prepared(unit)]
+    Y, X = Y / unit, X / unit
+    function = kernel.log_pair if log else kernel.pair
+    pair = Pair(function, ("log", kernel.key()) if log else kernel.key())
+    if Y.shape[1] > _DIRECT and kernel.squared is not None and not log:
+        centre = X.detach().to(torch.float64).mean(0).to(X.dtype)
+        moved_Y, moved_X = Y - centre, X - centre
+        if _product_is_exact(kernel, moved_Y, moved_X, prepared):
+            pair = Pair(function, ("product", kernel.key()), squared=kernel.squared, scale=kernel.scale)
+            Y, X = moved_Y, moved_X
+    return pair, Y, X, prepared
+
+
+def _product_is_exact(kernel, Y, X, prepared):
+    """Return whether |y|^2 + |x|^2 - 2 y.x loses no more than rounding: eps times the squared scaled norms."""
+    with torch.no_grad():
+        largest = max(float((kernel.scale(points, *prepared) ** 2).sum(1).max()) for points in (Y, X))
+    eps = torch.finfo(Y.dtype).eps
+    return largest * eps <= (1e-5 if Y.dtype == torch.float32 else 1e-12)
+
+
+def _of_function(name, function, params, Y, X):
+    names, values = _parameters(params, Y)
+    takes = _points_taken(name, function, len(names))
+    _refuse_hidden_gradients(name, function)
+
+    def pair(y, x, *given):
+        named = dict(zip(names, given, strict=True))
+        return function(y - x, **named) if takes == 1 else function(y, x, **named)
+
+    return Pair(pair, None), Y, X, values
+
+
+def _parameters(params, Y):
+    if params is None:
+        return [], []
+    if not isinstance(params, dict):
+        raise InvalidTypeError(
+            f"params must be a dict of the function's keyword arguments; got {type(params).__name__}."
+        )
+    values = []
+    for key, value in params.items():
+        try:
+            tensor = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidTypeError(
+                f"params[{key!r}] must be a number or a vector; got {type(value).__name__}."
+            ) from None
+        if tensor.ndim > 1 or tensor.numel() == 0 or not bool(torch.isfinite(tensor.detach()).all()):
+            raise InvalidInputError(
+                f"params[{key!r}] must be a finite number or vector; got {value!r} of shape {tuple(tensor.shape)}."
+            )
+        values.append(tensor.to(dtype=Y.dtype, device=Y.device))
+    return list(params), values
+
+
+def _points_taken(name, function, n_params):
+    """Return 1 for a function of the difference, 2 for one of both points."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return 2
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p for p in signature.parameters.values() if p.kind in kinds and p.default is inspect.Parameter.empty]
+    points = len(required) - n_params if n_params and len(required) > 2 else min(len(required), 2)
+    if n_params and len(required) == 2 and required[1].name not in ("x",):
+        points = 1
+    if points not in (1, 2):
+        raise InvalidInputError(
+            f"{name} must be a function of two points, {name}(y, x), or of their difference, {name}(d), and of "
+            f"params by keyword; got the signature {signature}."
+        )
+    return points
+
+
+def _refuse_hidden_gradients(name, function):
+    code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()
+    held = {}
+    for key, cell in zip(getattr(code, "co_freevars", ()), cells, strict=False):
+        try:
+            held[key] = cell.cell_contents
+        except ValueError:  # not yet filled
+            continue
+    scope = getattr(function, "__globals__", {})
+    held |= {key: scope[key] for key in getattr(code, "co_names", ()) if key in scope}
+    for key, value in held.items():
+        if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+            raise InvalidInputError(
+                f"{name} mentions the tensor {key!r}, which asks for gradients that it would not get. Make it an "
+                f"argument of the function and pass params={{{key!r}: {key}}}."
+            )
