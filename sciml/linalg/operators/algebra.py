@@ -10,6 +10,8 @@ import torch
 
 from sciml.exceptions import InvalidInputError
 from sciml.linalg.operators.base import LinearOperator
+from sciml.linalg.operators.direct import direct_reason, direct_solve, part_condition, refuse_zero
+from sciml.linalg.operators.implicit import exact_slogdet, solve
 
 
 def _common(operators):
@@ -116,18 +118,22 @@ class Product(LinearOperator):
     def _direct(self):
         if not self._all_square():
             return None
-        reasons = [A._direct() for A in self.factors]
+        reasons = [direct_reason(A) for A in self.factors]
         return None if None in reasons else "factor by factor: " + "; ".join(reasons)
 
     def _solve_direct(self, B, adjoint):
         for A in reversed(self.factors) if adjoint else self.factors:
-            B = A._solve_direct(B, adjoint)
+            B = direct_solve(A, B, adjoint)
         return B
+
+    def _condition(self):
+        found = [part_condition(A) for A in self.factors]
+        return None if None in found else math.prod(found)
 
     def _logdet_direct(self):
         if not self._all_square():
             return None
-        parts = [A._logdet_direct() for A in self.factors]
+        parts = [exact_slogdet(A) for A in self.factors]
         if None in parts:
             return None
         return math.prod(sign for sign, _ in parts), sum(value for _, value in parts)
@@ -191,16 +197,22 @@ class Scaled(LinearOperator):
         return self.factor * self.operator._to_dense()
 
     def _direct(self):
-        return self.operator._direct() if bool(self.factor != 0) else None
+        refuse_zero("factor", self.factor)
+        return direct_reason(self.operator)
 
     def _solve_direct(self, B, adjoint):
-        return self.operator._solve_direct(B / (self.factor.conj() if adjoint else self.factor), adjoint)
+        return direct_solve(self.operator, B / (self.factor.conj() if adjoint else self.factor), adjoint)
 
     def _condition(self):
-        return self.operator._condition()
+        return part_condition(self.operator)
+
+    def _preconditioner(self):
+        M = self.operator._preconditioner()
+        return None if M is None else M / self.factor.detach()
 
     def _logdet_direct(self):
-        part = self.operator._logdet_direct() if bool(self.factor != 0) else None
+        refuse_zero("factor", self.factor)
+        part = exact_slogdet(self.operator)
         if part is None:
             return None
         n = self.shape[0]
@@ -263,23 +275,72 @@ class Transpose(LinearOperator):
         return dense.conj() if self._conjugate else dense
 
     def _direct(self):
-        return self.operator._direct()
+        return direct_reason(self.operator)
 
     def _solve_direct(self, B, adjoint):
-        return self._through(lambda X: self.operator._solve_direct(X, not adjoint), B)
+        return self._through(lambda X: direct_solve(self.operator, X, not adjoint), B)
 
     def _condition(self):
-        return self.operator._condition()
+        return part_condition(self.operator)
+
+    def _preconditioner(self):
+        M = self.operator._preconditioner()
+        return None if M is None else (M.H if self._conjugate else M.T)
 
     def _logdet_direct(self):
-        part = self.operator._logdet_direct()
+        part = exact_slogdet(self.operator)
         if part is None:
             return None
         return (part[0].conj() if self._conjugate else part[0]), part[1]
 
 
+class Inverse(LinearOperator):
+    """A^{-1} as an operator whose product is a solve, such as a preconditioner.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        A, square.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.linalg.operators import Diagonal, Inverse
+    >>> Inverse(Diagonal(np.array([2.0, 4.0]))) @ np.ones(2)
+    array([0.5 , 0.25])
+    """
+
+    _fields = ("operator",)
+
+    def __init__(self, operator):
+        operator._require_square("Inverse")
+        self.operator = operator
+        flags = {word: getattr(operator, word) for word in ("symmetric", "posdef", "triangular")}
+        super().__init__(operator.shape, **flags, **_common([operator]))
+
+    def _apply(self, X):
+        return solve(self.operator, X)
+
+    def _apply_adjoint(self, X):
+        return solve(self.operator, X, adjoint=True)
+
+    def _direct(self):
+        return f"the product with {type(self.operator).__name__}"
+
+    def _solve_direct(self, B, adjoint):
+        return self.operator._rmatmat(B) if adjoint else self.operator._matmat(B)
+
+    def _logdet_direct(self):
+        part = exact_slogdet(self.operator)
+        return None if part is None else (part[0].conj(), -part[1])
+
+
 def total(A, B):
     """Return A + B, in the closed form that the structure allows."""
+    for left, right in ((A, B), (B, A)):
+        found = left._plus(right)
+        if found is not None:
+            return found
     return Sum(A, B)
 
 
@@ -289,5 +350,5 @@ def product(A, B):
 
 
 def scaled(A, factor):
-    """Return c A."""
+    """Return c A, in the closed form that the structure allows."""
     return Scaled(A, factor)

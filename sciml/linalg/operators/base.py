@@ -15,13 +15,10 @@ import numbers
 import numpy as np
 import torch
 
-from sciml.exceptions import InvalidInputError, InvalidTypeError
+from sciml.exceptions import BackendMismatchError, InvalidInputError, InvalidTypeError, NotPositiveDefiniteError
 from sciml.linalg.arrays import enter
 from sciml.random import generator, normal
 from sciml.validation import check_option
-
-# Up to this size a matrix of unknown structure is formed and factorised.
-_DENSE_SIZE = 1024
 
 
 class LinearOperator:
@@ -61,6 +58,8 @@ class LinearOperator:
     """
 
     _fields: tuple = ()
+    # Up to this size a matrix without a direct method of its own is formed and factorised.
+    _dense_size = 1024
     __array_ufunc__ = None  # so that NumPy leaves `array @ operator` and `number * operator` to us
 
     def __init__(
@@ -130,11 +129,33 @@ class LinearOperator:
         queue = list(tensors)
         for name in self._fields:
             setattr(other, name, _refill(getattr(self, name), queue))
-        other._refilled()
+        dtypes = [t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]
+        for dtype in dtypes:
+            other.dtype = torch.promote_types(dtypes[0], dtype)
         return other
 
-    def _refilled(self):
-        """Bring what is derived from the fields up to date; nothing by default."""
+    def to(self, dtype):
+        """Return the same operator in another precision.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            float32 or float64; a complex operator takes the complex dtype of that precision.
+
+        Raises
+        ------
+        InvalidInputError
+            If a callable computes in a precision of its own.
+        """
+        long = dtype in (torch.float64, torch.complex128)
+        real, complex_ = (torch.float64, torch.complex128) if long else (torch.float32, torch.complex64)
+
+        def cast(p):
+            return p.to(complex_) if p.is_complex() else p.to(real) if p.is_floating_point() else p
+
+        other = self._with([cast(p) for p in self.parameters()])
+        other.dtype = complex_ if self.dtype.is_complex else real
+        return other
 
     def _cached(self, key, compute):
         """Return compute(), kept until a parameter changes in place; computed without a graph."""
@@ -157,10 +178,8 @@ class LinearOperator:
         known = x if isinstance(x, torch.Tensor) else None
         (X,), leave = enter(x, names=(name,), device=None if known is not None else str(self.device))
         if X.device != self.device:
-            from sciml.exceptions import BackendMismatchError
-
             raise BackendMismatchError(
-                f"{name} must be on the device of the operator, {self.device}; got {X.device}. Move it with .to(device)."
+                f"{name} must be on the device of the operator, {self.device}; got {X.device}. Move it by .to(device)."
             )
         own = getattr(x, "dtype", None)
         floating = own is not None and (X.is_complex() or str(own).rpartition(".")[2].startswith("float"))
@@ -507,8 +526,6 @@ class LinearOperator:
         values = _dots(X, AX).real / _dots(X, X).real
         smallest = float(values.min())
         if smallest <= 0:
-            from sciml.exceptions import NotPositiveDefiniteError
-
             raise NotPositiveDefiniteError(
                 f"A must be positive definite, as posdef=True claims; <x, A x> / <x, x> = {smallest:.3g} for a random "
                 "x. Drop the flag.",

@@ -59,9 +59,6 @@ class Dense(LinearOperator):
         if check:
             self.check_flags()
 
-    def _refilled(self):
-        self.dtype = self.A.dtype
-
     def _apply(self, X):
         dtype = torch.promote_types(self.A.dtype, X.dtype)
         return self.A.to(dtype) @ X.to(dtype)
@@ -92,7 +89,5 @@ class Dense(LinearOperator):
     def _condition(self):
         return self._cached("condition", lambda: self._factor().condition())
 
-    @property
-    def T(self):
-        """The transpose, an operator."""
-        return super().T
+    def _logdet_direct(self):
+        return None  # the generic way: the factorisation, and solves for the gradient

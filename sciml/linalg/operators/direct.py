@@ -37,13 +37,12 @@ class DenseFactor:
     def __init__(self, A, posdef, name="A"):
         self.posdef = posdef
         if posdef:
-            scale = _power_of_two(torch.diagonal(A, dim1=-2, dim2=-1).real, 0.5)
+            scale = power_of_two(torch.diagonal(A, dim1=-2, dim2=-1).real, 0.5)
             self.rows, self.columns = scale, scale
         else:
-            self.rows = _power_of_two(A.abs().amax(-1))
-            self.columns = _power_of_two((self.rows[..., :, None] * A).abs().amax(-2))
+            self.rows, _, self.columns = equilibrated(A)
         scaled = self.rows[..., :, None] * A * self.columns[..., None, :]
-        self.norm = scaled.abs().sum(-2).amax(-1)
+        self.norm = scaled.abs().sum(-2).amax(-1) if A.numel() else None
         if posdef:
             self.L, info = torch.linalg.cholesky_ex(scaled)
             _refuse_indefinite(name, A, info)
@@ -63,12 +62,10 @@ class DenseFactor:
 
     def condition(self):
         """The largest condition of the batch, in the 1-norm, of the scaled matrices."""
-        n = self.norm.new_zeros(()) if self.norm.numel() == 0 else self.norm
         like = self.L if self.posdef else self.LU
         if like.numel() == 0:
             return 1.0
-        inverse = inverse_norm(self._solve_scaled, lambda B: self._solve_scaled(B, True), like)
-        return float((n * inverse).max())
+        return float((self.norm * inverse_norm(self._solve_scaled, lambda B: self._solve_scaled(B, True), like)).max())
 
     def slogdet(self):
         """Sign and logarithm of the determinant."""
@@ -86,10 +83,10 @@ class DenseFactor:
 def inverse_norm(solve, solve_adjoint, like, n_steps=4):
     """Return a lower bound, rarely below a third, of the 1-norm of an inverse known by its solves.
 
-    `like` (..., n, n) gives shape, dtype and device.
+    `like` (..., n, r) gives size, dtype and device.
     """
-    n = like.shape[-1]
-    X = torch.full((*like.shape[:-2], n, 1), 1 / n, dtype=like.dtype, device=like.device)
+    n = like.shape[-2]
+    X = torch.full((*like.shape[:-1], 1), 1 / n, dtype=like.dtype, device=like.device)
     best = torch.zeros(like.shape[:-2], dtype=X.real.dtype, device=like.device)
     for _ in range(n_steps):
         Y = solve(X)
@@ -104,7 +101,59 @@ def inverse_norm(solve, solve_adjoint, like, n_steps=4):
     return torch.maximum(best, 2 * other / (3 * n))
 
 
-def _power_of_two(values, exponent=1.0):
+def direct_reason(A):
+    """Why a part of a structure can be solved without iterations, or None."""
+    found = A._direct()
+    if found is None and A.shape[0] == A.shape[1] <= A._dense_size:
+        found = f"{'Cholesky' if A.posdef else 'LU'} of the dense matrix, n={A.shape[0]}"
+    return found
+
+
+def direct_solve(A, B, adjoint):
+    """Solve with a part of a structure for which `direct_reason` has one."""
+    return dense_factor(A).solve(B, adjoint) if A._direct() is None else A._solve_direct(B, adjoint)
+
+
+def dense_factor(A):
+    """Return the factorisation of the dense matrix of an operator, kept."""
+
+    def compute():
+        require_dense(A, copies=3)
+        return DenseFactor(A._to_dense(), A.posdef)
+
+    return A._cached("dense factor", compute)
+
+
+def part_condition(A):
+    """The condition of a part, or None."""
+    if A._direct() is None:
+        return A._cached("dense condition", lambda: dense_factor(A).condition())
+    return A._condition()
+
+
+def refuse_zero(name, values):
+    """Refuse a vanishing pivot, eigenvalue or diagonal entry, naming the first."""
+    bad = values == 0
+    if bool(bad.any()):
+        index = tuple(int(i) for i in bad.nonzero()[0])
+        raise InvalidInputError(
+            f"A must be invertible; its {name} at {index[0] if len(index) == 1 else index} is zero, so it is singular. "
+            "Add a ridge, or ask for a least-squares solution: sciml.linalg.lsmr(A, b)."
+        )
+    return values
+
+
+def equilibrated(A):
+    """Return row scales, the scaled matrix and column scales, such that every row and column reaches about one."""
+    if A.numel() == 0:
+        return A.abs().sum(-1), A, A.abs().sum(-2)
+    rows = power_of_two(A.abs().amax(-1))
+    half = rows[..., :, None] * A
+    columns = power_of_two(half.abs().amax(-2))
+    return rows, half * columns[..., None, :], columns
+
+
+def power_of_two(values, exponent=1.0):
     """2**k with 2**k * values**exponent in about [1/2, 2]; 1 where a value is not positive."""
     positive = torch.where(values > 0, values, torch.ones_like(values))
     _, k = torch.frexp(positive)

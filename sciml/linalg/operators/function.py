@@ -122,6 +122,20 @@ class Function(LinearOperator):
             )
         return Y if self.kind == "torch" else torch.as_tensor(np.asarray(Y)).to(device=X.device)
 
+    def to(self, dtype):
+        """Return the operator itself; a callable computes in the precision that it was written for.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            The dtype that it has.
+        """
+        if dtype != self.dtype:
+            raise InvalidInputError(
+                f"A is a callable of {str(self.dtype)[6:]} and cannot be had in {dtype}. Make it in that dtype."
+            )
+        return self
+
     def _adjoint_call(self):
         if self._backward is not None:
             return self._backward
@@ -193,12 +207,12 @@ def _torch_dtype(dtype):
 
 
 def from_callable(call, like, *, symmetric=False, posdef=False):
-    """Return a callable of one vector as a square operator that fits the right side `like`.
+    """Return a callable as a square operator that fits the right side `like`.
 
     Parameters
     ----------
     call : callable
-        Takes and returns vectors of the kind of `like`.
+        Takes and returns vectors of the kind of `like`, or blocks of columns (n, r) if `like` is one.
     like : ndarray or tensor, shape (n,) or (n, r)
         The right side.
     symmetric, posdef : bool
@@ -214,12 +228,13 @@ def from_callable(call, like, *, symmetric=False, posdef=False):
     (2, 2)
     """
     n = like.shape[0] if like.ndim == 1 else like.shape[-2]
+    columns = "one" if like.ndim == 1 else "all"
     kind = "torch" if isinstance(like, torch.Tensor) else "numpy"
     word = str(like.dtype).rpartition(".")[2]
     dtype = word if word in _DTYPES else "float64"
     device = like.device if kind == "torch" else "cpu"
     flags = {"symmetric": symmetric, "posdef": posdef}
-    return Function(call, (n, n), kind=kind, dtype=dtype, device=device, check=False, **flags)
+    return Function(call, (n, n), kind=kind, columns=columns, dtype=dtype, device=device, check=False, **flags)
 
 
 def from_scipy(A, *, symmetric=False, posdef=False):

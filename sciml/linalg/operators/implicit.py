@@ -1,0 +1,361 @@
+r"""Solves and determinants with derivatives by the implicit function theorem, to second order.
+
+Notation  x = A^{-1} b; g the gradient by x; w = A^{-H} g, the gradient by b; the gradient by a parameter theta is
+          -<w, (dA / dtheta) x>, one product differentiated with x and w held; for L = log |det A| it is
+          sum_k <A^{-H} e_k, (dA / dtheta) e_k>, in blocks of unit vectors e_k, or the mean over random signs.
+Cost      a backward pass is one solve of the same kind and one product; the factorisation of the forward pass serves.
+Pitfalls  "held" must not mean detached, or second derivatives are lost: the parameters are replaced by views of
+          themselves, the product is differentiated by the views only, and x and w keep their own graphs. The backward
+          pass itself calls the differentiable solve.
+"""
+
+import math
+import time
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from sciml._trace import record
+from sciml.exceptions import ConditioningWarning, InvalidInputError
+from sciml.iterate import Status, caller_level
+from sciml.linalg.operators import base
+from sciml.linalg.operators.direct import dense_factor
+from sciml.random import generator, normal
+
+# A relative error beyond this is worth a warning.
+_DIGITS = 1e-3
+# Up to this size an unknown structure has its determinant from a dense factorisation.
+_DENSE_LOGDET = 8000
+
+
+class Options(NamedTuple):
+    """How a solve is to be done; see `LinearOperator.solve`."""
+
+    method: str = "auto"
+    tol: float | None = None
+    max_iter: int | None = None
+    M: Any = None
+    on_failure: str | None = None
+
+
+# ---------------------------------------------------------------- derivatives
+
+
+def pull_back(A, parameters, needed, X, W, adjoint=False):
+    """Return the gradients of Re <W, A X> by the parameters where needed, else None; X and W are held."""
+    if not any(needed):
+        return [None] * len(parameters)
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if graph:
+            twins = [p.view_as(p) for p in parameters]
+        else:
+            twins = [p.detach().requires_grad_(need) for p, need in zip(parameters, needed, strict=True)]
+            X = X.detach()
+        twin = A._with(twins)
+        Y = twin._rmatmat(X) if adjoint else twin._matmat(X)
+        wanted = [p for p, need in zip(twins, needed, strict=True) if need]
+        if not Y.requires_grad:
+            return [None] * len(parameters)
+        found = iter(torch.autograd.grad(Y, wanted, W.to(Y.dtype), create_graph=graph, allow_unused=True))
+    return [next(found) if need else None for need in needed]
+
+
+class _Solve(torch.autograd.Function):
+    """A^{-1} B, or A^{-H} B."""
+
+    @staticmethod
+    def forward(ctx, A, adjoint, options, note, B, *parameters):
+        X = _solve(A, B.detach(), adjoint, options, note)
+        ctx.A, ctx.adjoint, ctx.options = A, adjoint, options
+        ctx.save_for_backward(X, *parameters)
+        return X
+
+    @staticmethod
+    def backward(ctx, G):
+        X, *parameters = ctx.saved_tensors
+        W = _Solve.apply(ctx.A, not ctx.adjoint, ctx.options, {}, G, *parameters)
+        gradients = pull_back(ctx.A, parameters, ctx.needs_input_grad[5:], X, -W, ctx.adjoint)
+        return None, None, None, None, W if ctx.needs_input_grad[4] else None, *gradients
+
+
+def solve(A, B, options=None, note=None, adjoint=False):
+    """Return A^{-1} B for tensors, differentiable in B and in the parameters of A.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Square.
+    B : Tensor, shape (..., n, r)
+        Its batch axes broadcast with those of A.
+    options : Options or None
+        None (the default) lets the structure choose.
+    note : dict or None
+        Receives "reason", and "run" of a Krylov method; None (the default) drops them.
+    adjoint : bool
+        A^{-H} B instead; False by default.
+
+    Returns
+    -------
+    Tensor, shape (..., n, r)
+
+    Examples
+    --------
+    >>> from sciml.linalg.operators import Diagonal
+    >>> solve(Diagonal(torch.tensor([2.0])), torch.tensor([[3.0]]))
+    tensor([[1.5000]])
+    """
+    batch = torch.broadcast_shapes(A.batch_shape, B.shape[:-2])
+    B = B.to(torch.promote_types(A.dtype, B.dtype)).expand(*batch, *B.shape[-2:])
+    return _Solve.apply(A, adjoint, options or Options(), {} if note is None else note, B, *A.parameters())
+
+
+# ---------------------------------------------------------------- which method
+
+
+def _solve(A, B, adjoint, options, note):
+    """Return the solution without a graph; tell in `note` how."""
+    method, reason = choose(A, options.method)
+    note["method"], note["reason"], note["adjoint"] = method, reason, adjoint
+    if B.numel() == 0:
+        return torch.zeros_like(B)
+    if method == "krylov":
+        return _krylov(A.H if adjoint else A, B, options, note)
+    X = dense_factor(A).solve(B, adjoint) if method == "dense" else A._solve_direct(B, adjoint)
+    if not bool(torch.isfinite(X).all()):
+        raise InvalidInputError(
+            "A must be invertible; its solution is not finite, so A is singular to rounding, or b too large for its "
+            "dtype. Remove dependent rows, or use sciml.linalg.lsmr(A, b)."
+        )
+    return X
+
+
+def choose(A, method):
+    """Return "direct", "dense" or "krylov", and why."""
+    n = A.shape[0]
+    structure = None if method == "krylov" else A._direct()
+    if structure is not None:
+        return "direct", f"direct: {structure}"
+    if method == "direct" or (method == "auto" and n <= A._dense_size):
+        return "dense", f"direct: {'Cholesky' if A.posdef else 'LU'} of the dense matrix, n={n}"
+    why = "asked for" if method == "krylov" else f"no direct method for {type(A).__name__} of n={n}"
+    return "krylov", f"{_krylov_name(A)}: {why}"
+
+
+def _krylov_name(A):
+    return "cg" if A.posdef else "minres" if A.symmetric else "gmres"
+
+
+def _krylov(A, B, options, note):
+    """Solve by the Krylov method that the flags allow."""
+    from sciml.linalg import krylov
+
+    name = _krylov_name(A)
+    M = options.M if options.M is not None else A._preconditioner()
+    if note.get("adjoint") and isinstance(options.M, base.LinearOperator):
+        M = options.M.H
+    keywords = {"M": M, "tol": options.tol, "max_iter": options.max_iter, "on_failure": options.on_failure}
+    run = getattr(krylov, name)(A, B, **{key: value for key, value in keywords.items() if value is not None})
+    note["run"] = run
+    return run.value.to(B.dtype)
+
+
+# ---------------------------------------------------------------- the answer with its story
+
+
+def solve_run(A, B, leave, options):
+    """Return the `SolveRun` of A X = B for a tensor B, its value through `leave`."""
+    start, note = time.perf_counter(), {}
+    X = solve(A, B, options, note)
+    seconds = time.perf_counter() - start
+    engine = {"direct": f"{type(A).__name__}, direct", "dense": "dense"}.get(note["method"], _krylov_name(A))
+    record("solve", shapes=(A.shape, B.shape), engine=engine, device=A.device, reason=note["reason"], seconds=seconds)
+    if "run" in note:
+        return _krylov_story(A, X, leave, note)
+    return _direct_story(A, B, X, leave, note, seconds)
+
+
+def _krylov_story(A, X, leave, note):
+    import dataclasses
+
+    run = note["run"]
+    return dataclasses.replace(run, value=leave(X), choices={"method": note["reason"], **run.choices})
+
+
+def _direct_story(A, B, X, leave, note, seconds):
+    from sciml.linalg.krylov import SolveRun
+
+    condition = _condition_of(A, note["method"])
+    _warn_of_condition(A, condition)
+    residual = relative_residual(A, B, X)
+    value = leave(X)
+    worst = float(np.max(residual, initial=0.0))
+    vector = value.ndim == 1 and not A.batch_shape
+    return SolveRun(
+        value=value,
+        status=Status.CONVERGED,
+        n_iter=0,
+        history={"criterion": np.array([worst]), "seconds": np.array([seconds])},
+        reason="a direct method, without iterations",
+        residual=float(residual[0]) if vector else residual,
+        n_matvec=0,
+        engine=f"{type(A).__name__}, direct" if note["method"] == "direct" else "dense",
+        device=str(A.device),
+        preconditioner="none",
+        condition=math.nan if condition is None else condition,
+        choices={"method": note["reason"]},
+    )
+
+
+def relative_residual(A, B, X):
+    """Return norm(B - A X) / norm(B) of each column (norm of the residual where B is zero), computed in float64."""
+    with torch.no_grad():
+        B, X = B.detach(), X.detach()
+        if B.dtype in (torch.float32, torch.complex64):
+            long = torch.complex128 if B.is_complex() else torch.float64
+            try:
+                A = A.to(long)
+            except InvalidInputError:
+                long = B.dtype
+            B, X = B.to(long), X.to(long)
+        _, k = torch.frexp(B.abs().amax(-2).clamp_min(torch.finfo(B.dtype).tiny))
+        unit = torch.ldexp(torch.ones_like(B[..., 0, :].real), k)
+        R = (B - A._matmat(X)) / unit[..., None, :]
+        size = torch.linalg.vector_norm(B / unit[..., None, :], dim=-2)
+        norm = torch.linalg.vector_norm(R, dim=-2)
+        return (norm / torch.where(size > 0, size, torch.ones_like(size))).double().cpu().numpy()
+
+
+def _condition_of(A, method):
+    if method == "dense":
+        return A._cached("dense condition", lambda: dense_factor(A).condition())
+    return A._condition()
+
+
+def _warn_of_condition(A, condition):
+    if condition is None or condition * torch.finfo(A.dtype).eps <= _DIGITS:
+        return
+    word = str(A.dtype).removeprefix("torch.")
+    bound = condition * torch.finfo(A.dtype).eps
+    remedy = "Add a ridge, or rescale or remove variables" + (
+        "" if word.endswith(("64", "128")) else ", or use float64"
+    )
+    warnings.warn(
+        f"A has a condition number of about {condition:.1e}, so rounding in {word} may leave a relative error of "
+        f"{min(bound, 1):.0e} in the solution. {remedy}.",
+        ConditioningWarning,
+        stacklevel=caller_level(),
+    )
+
+
+# ---------------------------------------------------------------- determinants
+
+
+class _Logdet(torch.autograd.Function):
+    """log |det A| with the gradient by solves for probes: unit vectors (exact) or random signs (unbiased)."""
+
+    @staticmethod
+    def forward(ctx, A, value, probes, *parameters):
+        ctx.A, ctx.probes = A, probes
+        ctx.save_for_backward(*parameters)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, G):
+        A, parameters = ctx.A, ctx.saved_tensors
+        total = [None] * len(parameters)
+        for E, weight in ctx.probes(A):
+            E = E.expand(*A.batch_shape, *E.shape[-2:])
+            options = Options("direct") if A._direct() is None and A.shape[0] <= _DENSE_LOGDET else Options()
+            W = solve_with(A, parameters, E, options) * (weight * G[..., None, None])
+            parts = pull_back(A, parameters, ctx.needs_input_grad[3:], E, W)
+            total = [b if a is None else a if b is None else a + b for a, b in zip(total, parts, strict=True)]
+        return None, None, None, *total
+
+
+def solve_with(A, parameters, B, options):
+    """A^{-H} B as a function of the given parameters."""
+    return _Solve.apply(A, True, options, {}, B, *parameters)
+
+
+def unit_probes(A):
+    """Yield blocks of the identity's columns, each with weight one."""
+    n = A.shape[0]
+    for start in range(0, n, base._BLOCK):
+        stop = min(start + base._BLOCK, n)
+        E = torch.zeros(n, stop - start, dtype=A.dtype, device=A.device)
+        E[start:stop].fill_diagonal_(1)
+        yield E, 1.0
+
+
+def sign_probes(n_probes, random_state):
+    """Return a function that yields columns of random signs, whose mean square is the identity."""
+    seed = int(generator(random_state).integers(2**63 - 1))
+
+    def probes(A):
+        draw = normal(np.random.default_rng(seed), (A.shape[0], n_probes), device=A.device)
+        yield torch.where(draw >= 0, 1.0, -1.0).to(A.dtype), 1.0 / n_probes
+
+    return probes
+
+
+def slogdet(A, method, n_probes, random_state):
+    """Return sign and log |det A| as tensors of the batch's shape, the latter differentiable."""
+    real = torch.empty(0, dtype=A.dtype).real.dtype
+    if A.shape[0] == 0:
+        one = torch.ones(A.batch_shape, dtype=A.dtype, device=A.device)
+        return one, torch.zeros(A.batch_shape, dtype=real, device=A.device)
+    found = None if method == "stochastic" else A._logdet_direct()
+    if found is not None:
+        sign, value = found
+        _refuse_infinite(value)
+        record("logdet", shapes=(A.shape,), engine=type(A).__name__, device=A.device, reason="formula of the structure")
+        return sign.expand(A.batch_shape), value.expand(A.batch_shape)
+    if method == "exact" or (method == "auto" and A.shape[0] <= _DENSE_LOGDET):
+        sign, value = factored_slogdet(A)
+        record("logdet", shapes=(A.shape,), engine="factorisation", device=A.device, reason=f"n={A.shape[0]}")
+        return sign.to(A.dtype), _Logdet.apply(A, value, unit_probes, *A.parameters())
+    return _stochastic(A, n_probes, random_state)
+
+
+def exact_slogdet(A):
+    """Return sign and log |det A|, differentiable, or None where only a large dense factorisation would tell."""
+    found = A._logdet_direct()
+    if found is None and A.shape[0] <= _DENSE_LOGDET:
+        sign, value = factored_slogdet(A)
+        found = sign, _Logdet.apply(A, value, unit_probes, *A.parameters())
+    return found
+
+
+def factored_slogdet(A):
+    """Sign and log |det A| from a factorisation, without a graph."""
+    with torch.no_grad():
+        factor = A._factor() if hasattr(A, "_factor") else dense_factor(A)
+        return factor.slogdet()
+
+
+def _stochastic(A, n_probes, random_state):
+    from sciml.linalg.krylov import stochastic_logdet
+
+    if not A.posdef:
+        raise InvalidInputError(
+            f"A must be positive definite for a stochastic logdet; got {A!r}. Say posdef=True if it is, or pass "
+            "method='exact', which forms the dense matrix."
+        )
+    with torch.no_grad():
+        found = stochastic_logdet(A, n_probes=n_probes, random_state=random_state)
+    value = torch.as_tensor(getattr(found, "value", found), device=A.device)
+    real = torch.empty(0, dtype=A.dtype).real.dtype
+    value = value.to(real)
+    record("logdet", shapes=(A.shape,), engine="stochastic Lanczos", device=A.device, reason=f"n={A.shape[0]}")
+    probes = sign_probes(n_probes, random_state)
+    return torch.ones_like(value), _Logdet.apply(A, value, probes, *A.parameters())
+
+
+def _refuse_infinite(value):
+    if not bool(torch.isfinite(value).all()):
+        raise InvalidInputError(
+            "A must be invertible; its determinant is zero, so it is singular. Remove dependent rows, or add a ridge."
+        )
