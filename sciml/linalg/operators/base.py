@@ -358,11 +358,15 @@ class LinearOperator:
 
     def _condition(self):
         """An estimate of the condition number from the factorisation, or None."""
-        return
 
     def _logdet_direct(self):
         """(sign, log |det A|), differentiable; None where there is no formula."""
-        return
+
+    def _plus(self, other):
+        """Return self + other in closed form, or None."""
+
+    def _preconditioner(self):
+        """What Krylov methods are given where the user gives nothing: an operator, or None."""
 
     def solve(self, b, *, method="auto", tol=None, max_iter=None, M=None, on_failure=None):
         r"""Return :math:`A^{-1} b`; :meth:`solve_run` tells how it was found.
