@@ -2,8 +2,8 @@
 
 Notation  an entry is a dict with the keys operation, shapes, engine, device, reason, seconds, bytes.
 Cost      about 0.2 microseconds a decision while no trace is open; then nothing is formatted or kept.
-Pitfalls  a trace follows the context it was opened in: :func:`sciml.parallel.map` carries it into threads, a bare
-          ``threading.Thread`` does not, and other processes keep their decisions to themselves.
+Pitfalls  a trace follows the context it was opened in: :func:`sciml.parallel.map` brings the decisions of its workers
+          home, a bare ``threading.Thread`` keeps its own to itself.
 """
 
 import contextlib
@@ -89,6 +89,35 @@ def trace():
     """
     log = TraceLog()
     token = _open.set((*(_open.get() or ()), log))
+    try:
+        yield log
+    finally:
+        _open.reset(token)
+
+
+@contextlib.contextmanager
+def isolated_trace(wanted=True):
+    """Record the decisions of a ``with`` block for its own log alone, hidden from the traces around it.
+
+    Parameters
+    ----------
+    wanted : bool
+        Whether to record at all; True by default.
+
+    Yields
+    ------
+    TraceLog
+        Stays empty where it is not wanted.
+
+    Examples
+    --------
+    >>> with trace() as outer, isolated_trace() as inner:
+    ...     record("cg")
+    >>> len(outer), len(inner)
+    (0, 1)
+    """
+    log = TraceLog()
+    token = _open.set((log,) if wanted else None)
     try:
         yield log
     finally:

@@ -72,3 +72,19 @@ class FallbackWarning(UserWarning):
 
 class InvalidTypeError(InvalidInputError, TypeError):
     """An argument is of a kind that cannot be used at all, such as a string for a function."""
+
+
+class WorkerLostError(SciMLError, RuntimeError):
+    """Worker processes died over items again and again: killed, out of memory, or crashed.
+
+    Parameters
+    ----------
+    message : str
+        The whole text.
+    items : tuple of int
+        Indices of the items without a value.
+    """
+
+    def __init__(self, message="", *, items=()):
+        super().__init__(message)
+        self.items = tuple(items)

@@ -14,6 +14,7 @@ from sciml import exceptions as ex
         (ex.NotPositiveDefiniteError, (ex.InvalidInputError, ValueError)),
         (ex.BackendMismatchError, (ex.SciMLError, TypeError)),
         (ex.MemoryBudgetError, (ex.SciMLError, MemoryError)),
+        (ex.WorkerLostError, (ex.SciMLError, RuntimeError)),
         (ex.ConvergenceError, (ex.SciMLError, RuntimeError)),
         (ex.ConvergenceWarning, (UserWarning,)),
         (ex.ConditioningWarning, (UserWarning,)),
@@ -32,6 +33,7 @@ def test_is_caught_as_its_bases_and_pickles(cls, bases):
     [
         (ex.NotPositiveDefiniteError, {"index": 7, "smallest": -0.5}),
         (ex.MemoryBudgetError, {"needed": 2**40, "allowed": 2**30}),
+        (ex.WorkerLostError, {"items": (3, 7)}),
     ],
 )
 def test_keeps_its_numbers_through_pickle(cls, numbers):

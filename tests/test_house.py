@@ -25,9 +25,10 @@ LAYERS = (
     ("sciml.exceptions", "sciml.__version__"),
     ("sciml.validation",),
     ("sciml._config", "sciml._trace", "sciml._versions"),
-    ("sciml.progress", "sciml.random", "sciml.parallel"),
+    ("sciml.progress", "sciml.random"),
     ("sciml.iterate",),
     ("sciml.results",),
+    ("sciml.parallel", "sciml._checkpoint"),
     ("sciml.linalg", "sciml.kernels", "sciml.optimize"),
     ("sciml.plotting", "sciml.datasets", "sciml.testing", "sciml.estimators"),
 )

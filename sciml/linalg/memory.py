@@ -21,7 +21,7 @@ __all__ = ["budget", "exhaustion", "halving", "require"]
 
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
 # What torch's CPU allocator, the C++ library, CUDA and its BLAS say; there is no class of error to tell them by.
-_SIGNS = ("DefaultCPUAllocator: ", "bad_alloc", "Cannot allocate memory", "out of memory", "ALLOC_FAILED")
+_SIGNS = ("DefaultCPUAllocator: ", "bad_alloc", "out of memory", "ALLOC_FAILED")
 
 
 def budget(memory: int | float | str | None = None, device: str | torch.device | None = None) -> int:

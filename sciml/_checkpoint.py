@@ -1,0 +1,327 @@
+"""Finished items of :func:`sciml.parallel.map` on disk, found again by what was computed rather than by when.
+
+Notation  the key of an item is a hash of the function (its name, its compiled code, its defaults and what it closes
+          over), of the item's content, of its random stream and of the settings that change numbers.
+Pitfalls  a change of what the function calls does not change its own code: that is what ``version`` is for. Files are
+          npz archives with a JSON text and hold no pickle, so values of unknown classes are refused.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import types
+import uuid
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from sciml._config import get_config
+from sciml.exceptions import FallbackWarning, InvalidInputError, InvalidTypeError
+from sciml.results import Result, _as_tensor, _is_tensor, _numpy, load
+
+_FORMAT = 1
+# Settings that change numbers; the others change how a task reports, or what memory it takes.
+_NUMERIC = ("device", "dtype", "engine")
+MISSING = object()
+
+
+class Checkpoint:
+    """A folder with one file for each finished item.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Made where it does not exist.
+    fn : callable
+        The function whose values are stored.
+    version : str, int or None
+        Part of the key, for changes that the function's own code does not show.
+    """
+
+    def __init__(self, folder, fn, version=None):
+        self.folder = Path(folder)
+        self._root = _digest("fn", fn, version, _sciml_version(), {key: get_config()[key] for key in _NUMERIC})
+        self._told = False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise InvalidInputError(
+                f"checkpoint must be a folder that can be written; got {str(folder)!r}: {error}. Pass another folder."
+            ) from None
+
+    def key(self, item, stream):
+        """Return the key of an item: a text of 64 hexadecimal digits.
+
+        Parameters
+        ----------
+        item : object
+            The argument.
+        stream : numpy.random.Generator or None
+            Its random stream, before the first draw.
+        """
+        return _digest(self._root, item, stream)
+
+    def get(self, key):
+        """Return the stored value, or MISSING; a damaged file counts as missing, with a warning.
+
+        Parameters
+        ----------
+        key : str
+            Of the item.
+        """
+        path = self._path(key)
+        if not path.exists():
+            return MISSING
+        try:
+            # Opened here: NumPy leaves a file that it cannot read open.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                head = json.loads(archive["head"].tobytes().decode())
+                arrays = {name: archive[name] for name in archive.files if name != "head"}
+            if (head["format"], head["key"]) != (_FORMAT, key):
+                raise ValueError(f"it holds format {head['format']!r} of the item {head['key']!r}")
+            return _decode(head["value"], arrays)
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            SyntaxError,
+            zipfile.BadZipFile,
+        ) as error:
+            warnings.warn(
+                f"checkpoint: {str(path)!r} is damaged and its item is computed again ({error}).",
+                FallbackWarning,
+                stacklevel=2,
+            )
+            return MISSING
+
+    def put(self, key, value, index):
+        """Store a value by an atomic rename, so that a reader sees all of it or nothing.
+
+        Parameters
+        ----------
+        key : str
+            Of the item.
+        value : object
+            What the function returned.
+        index : int
+            Which item, for messages.
+        """
+        arrays = {}
+        head = {"format": _FORMAT, "key": key, "value": _encode(value, arrays, f"the value of item {index}")}
+        text = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
+        scratch = self.folder / f".{key}.{uuid.uuid4().hex}.part"
+        try:
+            with open(scratch, "xb") as file:
+                np.savez(file, head=text, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, self._path(key))
+        except OSError as error:
+            # The value itself is at hand: a full disk must not cost the run.
+            if not self._told:
+                warnings.warn(
+                    f"checkpoint: item {index} could not be stored in {str(self.folder)!r} ({error}); "
+                    "the run goes on without.",
+                    FallbackWarning,
+                    stacklevel=2,
+                )
+            self._told = True
+        finally:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+
+    def _path(self, key):
+        return self.folder / f"{key}.npz"
+
+
+def _sciml_version():
+    from sciml import __version__
+
+    return __version__
+
+
+# ---------------------------------------------------------------- values to JSON and arrays, and back
+
+
+def _encode(value, arrays, where):
+    """Return the JSON form of a value; its arrays go into the dict `arrays`."""
+
+    def put(array):
+        name = f"a{len(arrays)}"
+        arrays[name] = array
+        return name
+
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str):
+        return value
+    if kind is complex:
+        return {"complex": [value.real, value.imag]}
+    if isinstance(value, np.generic) and not np.asarray(value).dtype.hasobject:
+        return {"scalar": put(np.asarray(value))}
+    if kind in (np.ndarray, np.memmap) and not value.dtype.hasobject:
+        return {"array": put(value)}
+    if _is_tensor(value):
+        return {"tensor": put(_numpy(value)), "dtype": str(value.dtype).removeprefix("torch.")}
+    if kind in (list, tuple):
+        return {kind.__name__: [_encode(part, arrays, f"{where}[{i}]") for i, part in enumerate(value)]}
+    if kind is dict:
+        pairs = [[key, part] for key, part in value.items()]
+        return {"dict": [[_encode(x, arrays, f"{where}[{key!r}]") for x in (key, part)] for key, part in pairs]}
+    if isinstance(value, Result):
+        with tempfile.TemporaryDirectory() as folder:
+            data = value.save(Path(folder) / "result.npz").read_bytes()
+        return {"result": put(np.frombuffer(data, dtype=np.uint8))}
+    raise InvalidTypeError(
+        f"with checkpoint, fn must return arrays of numbers or texts, tensors, numbers, texts, None, sciml results, or "
+        f"lists, tuples and dicts of them; {where} is of type {kind.__name__}. Return one of these, or leave "
+        "checkpoint out."
+    )
+
+
+def _decode(form, arrays):
+    if not isinstance(form, dict):
+        return form
+    kind, inner = next(iter(form.items()))
+    if kind == "complex":
+        return complex(*inner)
+    if kind == "scalar":
+        return arrays[inner][()]
+    if kind == "array":
+        return arrays[inner]
+    if kind == "tensor":
+        return _as_tensor(arrays[inner], form["dtype"])
+    if kind == "list":
+        return [_decode(part, arrays) for part in inner]
+    if kind == "tuple":
+        return tuple(_decode(part, arrays) for part in inner)
+    if kind == "dict":
+        return {_decode(key, arrays): _decode(part, arrays) for key, part in inner}
+    if kind == "result":
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "result.npz"
+            path.write_bytes(arrays[inner].tobytes())
+            return load(path)
+    raise ValueError(f"it holds a value of the unknown kind {kind!r}")
+
+
+# ---------------------------------------------------------------- a hash of content
+
+
+def _digest(*values):
+    sha = hashlib.sha256()
+    for value in values:
+        _feed(sha, value, ())
+    return sha.hexdigest()
+
+
+def _feed(sha, value, above):
+    """Feed the type and content of a value to a hash; `above` holds the ids of the containers around it."""
+
+    def tag(*words):
+        # Lengths in front, so that ("ab", "c") and ("a", "bc") differ.
+        for word in words:
+            data = word if isinstance(word, bytes) else str(word).encode()
+            sha.update(b"%d:" % len(data))
+            sha.update(data)
+
+    if id(value) in above:
+        tag("cycle", len(above) - above.index(id(value)))
+        return
+    inside = (*above, id(value))
+
+    def feed(*parts):
+        for part in parts:
+            _feed(sha, part, inside)
+
+    kind = type(value)
+    tag(f"{kind.__module__}.{kind.__qualname__}")
+    if value is None or kind in (bool, int, float, complex, str, bytes, type(...)):
+        tag(value if kind is bytes else repr(value))
+    elif isinstance(value, (np.ndarray, np.generic)):
+        array = np.asarray(value)
+        tag(array.dtype.descr, array.shape)
+        feed(array.tolist()) if array.dtype.hasobject else tag(np.ascontiguousarray(array).tobytes())
+        if isinstance(value, np.ma.MaskedArray):
+            feed(np.ma.getmaskarray(value))
+    elif _is_tensor(value):
+        tag(value.dtype)
+        feed(_numpy(value))
+    elif isinstance(value, (list, tuple)):
+        tag(len(value))
+        feed(*value)
+    elif isinstance(value, dict):
+        # Equal dicts may differ in order; sorted by the hash of the key, they do not.
+        pairs = sorted((_digest(key), key) for key in value) if len(value) else []
+        tag(len(value))
+        for digest, key in pairs:
+            tag(digest)
+            feed(value[key])
+    elif isinstance(value, (set, frozenset)):
+        tag(*sorted(_digest(part) for part in value))
+    elif isinstance(value, os.PathLike):
+        tag(os.fspath(value))
+    elif isinstance(value, np.random.Generator):
+        feed(value.bit_generator.state, _seed(value))
+    elif isinstance(value, functools.partial):
+        feed(value.func, value.args, value.keywords)
+    elif isinstance(value, types.MethodType):
+        feed(value.__func__, value.__self__)
+    elif isinstance(value, types.FunctionType):
+        tag(value.__module__, value.__qualname__)
+        cells = [_cell(cell) for cell in value.__closure__ or ()]
+        feed(value.__code__, value.__defaults__, value.__kwdefaults__, cells)
+    elif isinstance(value, types.CodeType):
+        # No line numbers: a comment above the function changes nothing.
+        tag(value.co_code, value.co_names, value.co_varnames, value.co_freevars)
+        feed(value.co_consts)
+    elif isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType, np.ufunc)):
+        tag(getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
+    else:
+        feed(_state(value))
+
+
+def _cell(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that is bound later
+        return None
+
+
+def _seed(rng):
+    """Return what a generator's children depend on: equal states can have had different numbers of children."""
+    seed = rng.bit_generator.seed_seq
+    fields = ("entropy", "spawn_key", "n_children_spawned")
+    return {field: getattr(seed, field, None) for field in fields}
+
+
+def _state(value):
+    """Return the content of an object of any other class."""
+    if hasattr(value, "__wrapped__"):  # functools.lru_cache and its like
+        return value.__wrapped__
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if "xarray" in sys.modules and hasattr(value, "to_dict") and type(value).__module__.startswith("xarray"):
+        return value.to_dict(data="array")
+    try:
+        reduced = value.__reduce_ex__(4)
+    except TypeError as error:
+        raise InvalidTypeError(
+            f"with checkpoint, items must have a content that can be hashed; got {type(value).__name__}: {error}. "
+            "Pass numbers, texts and arrays, or leave checkpoint out."
+        ) from None
+    if isinstance(reduced, str):
+        return reduced
+    make, arguments, *rest = reduced
+    return [make, arguments, *(part if i == 0 or part is None else list(part) for i, part in enumerate(rest[:3]))]
