@@ -316,13 +316,17 @@ class LinearOperator:
         require_dense(self, copies=1)
         return self._leave(self._to_dense())
 
+    def _rows(self, start, stop):
+        """Rows start to stop as a dense matrix (..., stop - start, n), differentiable."""
+        E = unit_vectors(self, start, stop, rows=True)
+        return self._rmatmat(E).mH.expand(*self.batch_shape, stop - start, self.shape[1])
+
     def _diag(self):
         size = min(self.shape)
         parts = []
         for start in range(0, size, _BLOCK):
             stop = min(start + _BLOCK, size)
-            eye = torch.zeros(self.shape[1], stop - start, dtype=self.dtype, device=self.device)
-            eye[start:stop].fill_diagonal_(1)
+            eye = unit_vectors(self, start, stop)
             parts.append(torch.diagonal(self._matmat(eye)[..., start:stop, :], dim1=-2, dim2=-1))
         return torch.cat(parts, -1) if parts else torch.zeros(0, dtype=self.dtype, device=self.device)
 
@@ -637,6 +641,13 @@ def as_operator(A, name="A", like=None, *, symmetric=False, posdef=False):
     else:
         hint = "Pass an array, a sparse matrix, an operator, or a callable with the right side as `like`."
     raise InvalidTypeError(f"{name} must act as a matrix; got {type(A).__name__}. {hint}")
+
+
+def unit_vectors(A, start, stop, rows=False):
+    """Columns start to stop of the identity of the size of A's columns (of its rows if `rows`)."""
+    E = torch.zeros(A.shape[0 if rows else 1], stop - start, dtype=A.dtype, device=A.device)
+    E[start:stop].fill_diagonal_(1)
+    return E
 
 
 def _gather(value, found):

@@ -70,6 +70,9 @@ class Dense(LinearOperator):
     def _to_dense(self):
         return self.A
 
+    def _rows(self, start, stop):
+        return self.A[..., start:stop, :]
+
     def _diag(self):
         return torch.diagonal(self.A, dim1=-2, dim2=-1)
 

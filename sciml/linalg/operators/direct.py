@@ -111,6 +111,8 @@ def direct_reason(A):
 
 def direct_solve(A, B, adjoint):
     """Solve with a part of a structure for which `direct_reason` has one."""
+    if B.is_complex() and not A.dtype.is_complex:
+        return torch.complex(direct_solve(A, B.real, adjoint), direct_solve(A, B.imag, adjoint))
     return dense_factor(A).solve(B, adjoint) if A._direct() is None else A._solve_direct(B, adjoint)
 
 

@@ -157,13 +157,40 @@ class Function(LinearOperator):
         return self._run(call, X, self.shape[1]) if call else self._derived_adjoint(X)
 
     def _derived_adjoint(self, X):
-        """A^H X as the gradient of Re <X, A u> by u, whose value does not matter."""
-        graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            dtype = torch.promote_types(X.dtype, self.dtype)
-            u = torch.zeros(*X.shape[:-2], self.shape[1], X.shape[-1], dtype=dtype, device=X.device, requires_grad=True)
-            (back,) = torch.autograd.grad(self._run(self._forward, u, self.shape[0]), u, X, create_graph=graph)
-        return back
+        return transposed(lambda u: self._run(self._forward, u, self.shape[0]), X, self.shape[1], self.dtype)
+
+
+def transposed(product, X, n, dtype):
+    """Return A^H X for a differentiable product with A, as the gradient of Re <X, A u> by u.
+
+    Parameters
+    ----------
+    product : callable
+        Takes tensors (..., n, r) to A u.
+    X : Tensor, shape (..., m, r)
+        Columns.
+    n : int
+        Columns of A.
+    dtype : torch.dtype
+        Of A.
+
+    Returns
+    -------
+    Tensor, shape (..., n, r)
+        Differentiable.
+
+    Examples
+    --------
+    >>> transposed(lambda u: 2 * u, torch.ones(3, 1), 3, torch.float32)[0]
+    tensor([2.])
+    """
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        dtype = torch.promote_types(X.dtype, dtype)
+        # The product is linear, so the point at which it is differentiated does not matter.
+        u = torch.zeros(*X.shape[:-2], n, X.shape[-1], dtype=dtype, device=X.device, requires_grad=True)
+        (back,) = torch.autograd.grad(product(u), u, X.to(dtype), create_graph=graph)
+    return back
 
 
 class _Linear(torch.autograd.Function):

@@ -43,8 +43,11 @@ class Options(NamedTuple):
 # ---------------------------------------------------------------- derivatives
 
 
-def pull_back(A, parameters, needed, X, W, adjoint=False):
-    """Return the gradients of Re <W, A X> by the parameters where needed, else None; X and W are held."""
+def pull_back(A, parameters, needed, W, act):
+    """Return the gradients of Re <W, act(A)> by the parameters where needed, else None.
+
+    `act` uses an operator differentiably, such as ``lambda twin: twin._matmat(X)``; W, and what it uses, are held.
+    """
     if not any(needed):
         return [None] * len(parameters)
     graph = torch.is_grad_enabled()
@@ -53,13 +56,12 @@ def pull_back(A, parameters, needed, X, W, adjoint=False):
             twins = [p.view_as(p) for p in parameters]
         else:
             twins = [p.detach().requires_grad_(need) for p, need in zip(parameters, needed, strict=True)]
-            X = X.detach()
-        twin = A._with(twins)
-        Y = twin._rmatmat(X) if adjoint else twin._matmat(X)
-        wanted = [p for p, need in zip(twins, needed, strict=True) if need]
+        Y = act(A._with(twins))
         if not Y.requires_grad:
             return [None] * len(parameters)
-        found = iter(torch.autograd.grad(Y, wanted, W.to(Y.dtype), create_graph=graph, allow_unused=True))
+        wanted = [p for p, need in zip(twins, needed, strict=True) if need]
+        W = W.to(Y.dtype) if Y.is_complex() or not W.is_complex() else W.real
+        found = iter(torch.autograd.grad(Y, wanted, W.expand(Y.shape), create_graph=graph, allow_unused=True))
     return [next(found) if need else None for need in needed]
 
 
@@ -77,7 +79,11 @@ class _Solve(torch.autograd.Function):
     def backward(ctx, G):
         X, *parameters = ctx.saved_tensors
         W = _Solve.apply(ctx.A, not ctx.adjoint, ctx.options, {}, G, *parameters)
-        gradients = pull_back(ctx.A, parameters, ctx.needs_input_grad[5:], X, -W, ctx.adjoint)
+
+        def product(twin):
+            return twin._rmatmat(X) if ctx.adjoint else twin._matmat(X)
+
+        gradients = pull_back(ctx.A, parameters, ctx.needs_input_grad[5:], -W, product)
         return None, None, None, None, W if ctx.needs_input_grad[4] else None, *gradients
 
 
@@ -123,13 +129,20 @@ def _solve(A, B, adjoint, options, note):
         return torch.zeros_like(B)
     if method == "krylov":
         return _krylov(A.H if adjoint else A, B, options, note)
-    X = dense_factor(A).solve(B, adjoint) if method == "dense" else A._solve_direct(B, adjoint)
+    X = _without_iterations(A, B, adjoint, method)
     if not bool(torch.isfinite(X).all()):
         raise InvalidInputError(
             "A must be invertible; its solution is not finite, so A is singular to rounding, or b too large for its "
             "dtype. Remove dependent rows, or use sciml.linalg.lsmr(A, b)."
         )
     return X
+
+
+def _without_iterations(A, B, adjoint, method):
+    if B.is_complex() and not A.dtype.is_complex:
+        parts = (_without_iterations(A, part, adjoint, method) for part in (B.real, B.imag))
+        return torch.complex(*parts)
+    return dense_factor(A).solve(B, adjoint) if method == "dense" else A._solve_direct(B, adjoint)
 
 
 def choose(A, method):
@@ -254,51 +267,45 @@ def _warn_of_condition(A, condition):
 
 
 class _Logdet(torch.autograd.Function):
-    """log |det A| with the gradient by solves for probes: unit vectors (exact) or random signs (unbiased)."""
+    """log |det A|, whose gradient is tr(A^{-1} dA): exactly by blocks of rows, or by probes of random signs."""
 
     @staticmethod
-    def forward(ctx, A, value, probes, *parameters):
-        ctx.A, ctx.probes = A, probes
+    def forward(ctx, A, value, signs, *parameters):
+        ctx.A, ctx.signs = A, signs
         ctx.save_for_backward(*parameters)
         return value.clone()
 
     @staticmethod
     def backward(ctx, G):
-        A, parameters = ctx.A, ctx.saved_tensors
+        A, parameters, needed = ctx.A, ctx.saved_tensors, ctx.needs_input_grad[3:]
+        direct = A._direct() is None and A.shape[0] <= _DENSE_LOGDET and ctx.signs is None
+        options = Options("direct") if direct else Options()
         total = [None] * len(parameters)
-        for E, weight in ctx.probes(A):
+        for E, act in _probes(A) if ctx.signs is None else _random_probes(A, ctx.signs):
             E = E.expand(*A.batch_shape, *E.shape[-2:])
-            options = Options("direct") if A._direct() is None and A.shape[0] <= _DENSE_LOGDET else Options()
-            W = solve_with(A, parameters, E, options) * (weight * G[..., None, None])
-            parts = pull_back(A, parameters, ctx.needs_input_grad[3:], E, W)
+            rows = ctx.signs is None
+            # <A^{-H} E, A E>, or with all rows of A in turn <(A^{-1} E)^H, E^H A>
+            W = _Solve.apply(A, not rows, options, {}, E, *parameters)
+            W = (W.mH if rows else W / E.shape[-1]) * G[..., None, None]
+            parts = pull_back(A, parameters, needed, W, act)
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, parts, strict=True)]
         return None, None, None, *total
 
 
-def solve_with(A, parameters, B, options):
-    """A^{-H} B as a function of the given parameters."""
-    return _Solve.apply(A, True, options, {}, B, *parameters)
-
-
-def unit_probes(A):
-    """Yield blocks of the identity's columns, each with weight one."""
+def _probes(A):
+    """Yield blocks of unit vectors, and the rows of an operator that they pick."""
     n = A.shape[0]
     for start in range(0, n, base._BLOCK):
         stop = min(start + base._BLOCK, n)
-        E = torch.zeros(n, stop - start, dtype=A.dtype, device=A.device)
-        E[start:stop].fill_diagonal_(1)
-        yield E, 1.0
+        yield base.unit_vectors(A, start, stop), lambda twin, a=start, b=stop: twin._rows(a, b)
 
 
-def sign_probes(n_probes, random_state):
-    """Return a function that yields columns of random signs, whose mean square is the identity."""
-    seed = int(generator(random_state).integers(2**63 - 1))
-
-    def probes(A):
-        draw = normal(np.random.default_rng(seed), (A.shape[0], n_probes), device=A.device)
-        yield torch.where(draw >= 0, 1.0, -1.0).to(A.dtype), 1.0 / n_probes
-
-    return probes
+def _random_probes(A, signs):
+    """Yield one block of random signs, whose mean square is the identity, and the product with it."""
+    n_probes, seed = signs
+    draw = normal(np.random.default_rng(seed), (A.shape[0], n_probes), device=A.device)
+    E = torch.where(draw >= 0, 1.0, -1.0).to(A.dtype)
+    yield E, lambda twin: twin._matmat(E)
 
 
 def slogdet(A, method, n_probes, random_state):
@@ -316,7 +323,7 @@ def slogdet(A, method, n_probes, random_state):
     if method == "exact" or (method == "auto" and A.shape[0] <= _DENSE_LOGDET):
         sign, value = factored_slogdet(A)
         record("logdet", shapes=(A.shape,), engine="factorisation", device=A.device, reason=f"n={A.shape[0]}")
-        return sign.to(A.dtype), _Logdet.apply(A, value, unit_probes, *A.parameters())
+        return sign.to(A.dtype), _Logdet.apply(A, value, None, *A.parameters())
     return _stochastic(A, n_probes, random_state)
 
 
@@ -325,7 +332,7 @@ def exact_slogdet(A):
     found = A._logdet_direct()
     if found is None and A.shape[0] <= _DENSE_LOGDET:
         sign, value = factored_slogdet(A)
-        found = sign, _Logdet.apply(A, value, unit_probes, *A.parameters())
+        found = sign.to(A.dtype), _Logdet.apply(A, value, None, *A.parameters())
     return found
 
 
@@ -350,8 +357,8 @@ def _stochastic(A, n_probes, random_state):
     real = torch.empty(0, dtype=A.dtype).real.dtype
     value = value.to(real)
     record("logdet", shapes=(A.shape,), engine="stochastic Lanczos", device=A.device, reason=f"n={A.shape[0]}")
-    probes = sign_probes(n_probes, random_state)
-    return torch.ones_like(value), _Logdet.apply(A, value, probes, *A.parameters())
+    signs = (n_probes, int(generator(random_state).integers(2**63 - 1)))
+    return torch.ones_like(value), _Logdet.apply(A, value, signs, *A.parameters())
 
 
 def _refuse_infinite(value):

@@ -170,8 +170,7 @@ class Kronecker(_Spectral):
         shifted = not isinstance(shift, (int, float)) or shift != 0
         factors = _factors(factors, square=shifted)
         if posdef is None:
-            real = not isinstance(shift, complex) and not (isinstance(shift, torch.Tensor) and shift.is_complex())
-            posdef = all(A.posdef for A in factors) and real and float(shift) >= 0
+            posdef = all(A.posdef for A in factors) and _sign(shift) >= 0
         super().__init__(factors, shift, posdef)
 
     def _apply(self, X):
@@ -189,7 +188,11 @@ class Kronecker(_Spectral):
             dense = dense[..., :, None, :, None] * B[..., None, :, None, :]
             m, p, n, q = dense.shape[-4:]
             dense = dense.reshape(*dense.shape[:-4], m * p, n * q)
-        return dense + self.shift * torch.eye(len(dense.mT), device=self.device) if self._shifted else dense
+        return (
+            dense + self.shift * torch.eye(*self.shape, dtype=dense.dtype, device=self.device)
+            if self._shifted
+            else dense
+        )
 
     def _diag(self):
         if any(A.shape[0] != A.shape[1] for A in self.factors):
@@ -263,12 +266,9 @@ class KroneckerSum(_Spectral):
     def __init__(self, *factors, shift=0.0, posdef=None):
         factors = _factors(factors, square=True)
         if posdef is None:
-            real = not isinstance(shift, complex) and not (isinstance(shift, torch.Tensor) and shift.is_complex())
-            posdef = real and float(shift) >= 0 and all(A.posdef for A in factors)
-            # A semidefinite factor, such as a Laplacian without boundary values, is made definite by a shift.
-            half = [A.posdef or getattr(A, "semidefinite", False) for A in factors]
-            posdef = posdef or (real and float(shift) >= 0 and all(half) and any(A.posdef for A in factors))
-            posdef = posdef or (real and float(shift) > 0 and all(half))
+            # A semidefinite factor, such as a Laplacian without boundary values, is made definite by the rest.
+            half = all(A.posdef or getattr(A, "semidefinite", False) for A in factors)
+            posdef = half and _sign(shift) + any(A.posdef for A in factors) > 0 and _sign(shift) >= 0
         super().__init__(factors, shift, posdef)
 
     def _sum_along(self, X, word):
@@ -329,6 +329,12 @@ class KroneckerSum(_Spectral):
         result = KroneckerSum(*self.factors, shift=self.shift + other.c)
         result.kind = "torch" if "torch" in (self.kind, other.kind) else "numpy"
         return result
+
+
+def _sign(shift):
+    """1, 0 or -1; -1 for a complex shift, of which no definiteness follows."""
+    s = torch.as_tensor(shift).detach()
+    return -1 if s.is_complex() else int(torch.sgn(s))
 
 
 def _over_middle(apply, Y):

@@ -41,7 +41,28 @@ def parity(permutation):
     return -1 if (len(p) - n_cycles) % 2 else 1
 
 
-def _indices(name, index, n):
+def indices(name, index, n):
+    """Return checked indices 0 to n - 1 as a tensor, and whether they came from NumPy or torch.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name.
+    index : array of int, shape (m,)
+        What came.
+    n : int
+        Bound.
+
+    Returns
+    -------
+    index : Tensor, int64
+    kind : {"numpy", "torch"}
+
+    Examples
+    --------
+    >>> indices("index", [0, 2], 3)
+    (tensor([0, 2]), 'numpy')
+    """
     kind = "torch" if isinstance(index, torch.Tensor) else "numpy"
     index = index if kind == "torch" else torch.from_numpy(np.array(index))
     if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
@@ -77,7 +98,7 @@ class Selection(LinearOperator):
 
     def __init__(self, index, n, *, dtype=torch.float64):
         n = check_number("n", n, low=0, integer=True)
-        self._index, kind = _indices("index", index, n)
+        self._index, kind = indices("index", index, n)
         super().__init__((len(self._index), n), dtype=dtype, device=self._index.device, kind=kind)
 
     def _apply(self, X):

@@ -3,7 +3,7 @@
 Notation  values (nnz,) the parameters; rows, columns (nnz,) where they stand, in the order of rows.
 Cost      nnz a product; a factorisation about n^1.5 for a planar mesh, n^2 in space, and its fill-in of memory.
 Pitfalls  the gradient by the values is taken where there is an entry, a zero that is stored included, nowhere else.
-          The gradient of logdet costs n solves.
+          The gradient of logdet costs n solves. torch does not differentiate a sparse tensor's values twice.
 """
 
 import numpy as np
@@ -13,8 +13,9 @@ import torch
 
 from sciml.exceptions import InvalidInputError
 from sciml.linalg.operators.base import LinearOperator
+from sciml.linalg.operators.dense import tensors
 from sciml.linalg.operators.direct import inverse_norm
-from sciml.linalg.operators.permutation import parity
+from sciml.linalg.operators.permutation import indices, parity
 
 # Up to this size a sparse LU is tried before Krylov methods.
 _LU_SIZE = 100_000
@@ -26,7 +27,8 @@ class Sparse(LinearOperator):
     Parameters
     ----------
     A : scipy.sparse matrix or array, or sparse torch tensor, shape (m, n)
-        Any layout; entries given twice are added. A torch tensor passes gradients to its values.
+        Any layout; entries given twice are added. A torch tensor passes first derivatives to its values; for second
+        ones use :meth:`from_entries`.
     symmetric, posdef : bool
         Claims; False by default.
     check : bool
@@ -51,27 +53,56 @@ class Sparse(LinearOperator):
     def __init__(self, A, *, symmetric=False, posdef=False, check=False, name="A"):
         if isinstance(A, torch.Tensor):
             kind, coo = "torch", A.to_sparse_coo().coalesce()
-            rows, columns = coo.indices()
-            values = coo.values()
-            if not (values.is_floating_point() or values.is_complex()):
-                values = values.double()
+            (rows, columns), values = coo.indices(), coo.values()
         else:
             kind, coo = "numpy", scipy.sparse.csr_array(A).tocoo()
             rows, columns = (torch.from_numpy(i.astype(np.int64)) for i in coo.coords)
             data = coo.data if coo.data.dtype.char in "fdFD" else coo.data.astype(np.float64)
             values = torch.from_numpy(np.ascontiguousarray(data))
-        if not bool(torch.isfinite(values).all()):
-            raise InvalidInputError(f"{name} must be finite; a stored value is NaN or infinite. Remove it first.")
-        self.values, self._rows, self._columns = values, rows, columns
-        flags = {"symmetric": symmetric, "posdef": posdef}
-        super().__init__(A.shape, dtype=values.dtype, device=values.device, kind=kind, **flags)
+        self._fill(rows, columns, values, A.shape, symmetric, posdef, kind, name)
         if check:
             self.check_flags()
+
+    def _fill(self, rows, columns, values, shape, symmetric, posdef, kind, name):
+        if not (values.is_floating_point() or values.is_complex()):
+            values = values.double()
+        if not bool(torch.isfinite(values).all()):
+            raise InvalidInputError(f"{name} must be finite; a stored value is NaN or infinite. Remove it first.")
+        self.values, self._row_index, self._column_index = values, rows, columns
+        flags = {"symmetric": symmetric, "posdef": posdef}
+        LinearOperator.__init__(self, shape, dtype=values.dtype, device=values.device, kind=kind, **flags)
+
+    @classmethod
+    def from_entries(cls, rows, columns, values, shape, *, symmetric=False, posdef=False, check=False):
+        """Return a sparse matrix by its entries, with derivatives of any order by the values.
+
+        Parameters
+        ----------
+        rows, columns : array of int, shape (nnz,)
+            Where the values stand.
+        values : array, shape (nnz,)
+            Two at one place are added.
+        shape : tuple of int
+            (m, n).
+        symmetric, posdef, check
+            As for the class.
+        """
+        rows, _ = indices("rows", rows, shape[0])
+        columns, _ = indices("columns", columns, shape[1])
+        (values,), kind = tensors(values, names=("values",))
+        if not rows.shape == columns.shape == values.shape:
+            raise InvalidInputError(
+                f"rows, columns and values must be equally long; got {len(rows)}, {len(columns)} and {len(values)}."
+            )
+        made = cls.__new__(cls)
+        rows, columns = rows.to(values.device), columns.to(values.device)
+        made._fill(rows, columns, values, shape, symmetric, posdef, kind, "values")
+        return made.check_flags() if check else made
 
     def _scipy(self, values=None):
         """The matrix in SciPy, sharing the values."""
         values = self.values if values is None else values
-        place = (self._rows.cpu().numpy(), self._columns.cpu().numpy())
+        place = (self._row_index.cpu().numpy(), self._column_index.cpu().numpy())
         return scipy.sparse.csr_array((values.detach().cpu().numpy(), place), shape=self.shape)
 
     def _apply(self, X):
@@ -88,18 +119,20 @@ class Sparse(LinearOperator):
             Y = torch.from_numpy(np.ascontiguousarray((A.conj().T if adjoint else A) @ flat.resolve_conj().numpy()))
         else:
             dtype = torch.promote_types(self.dtype, X.dtype)
-            A = torch.sparse_coo_tensor(torch.stack([self._rows, self._columns]), self.values.to(dtype), self.shape)
+            A = torch.sparse_coo_tensor(
+                torch.stack([self._row_index, self._column_index]), self.values.to(dtype), self.shape
+            )
             Y = torch.sparse.mm(A.conj().t() if adjoint else A, flat.to(dtype))
         return Y.reshape(-1, *X.shape[:-2], X.shape[-1]).movedim(0, -2)
 
     def _diag(self):
-        on = self._rows == self._columns
+        on = self._row_index == self._column_index
         zeros = self.values.new_zeros(min(self.shape))
-        return zeros.index_add(0, self._rows[on], self.values[on])
+        return zeros.index_add(0, self._row_index[on], self.values[on])
 
     def _to_dense(self):
         flat = self.values.new_zeros(self.shape[0] * self.shape[1])
-        return flat.index_add(0, self._rows * self.shape[1] + self._columns, self.values).reshape(self.shape)
+        return flat.index_add(0, self._row_index * self.shape[1] + self._column_index, self.values).reshape(self.shape)
 
     def _direct(self):
         if self.device.type != "cpu" or self.shape[0] > _LU_SIZE:
@@ -140,7 +173,7 @@ class _SparseProduct(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             # Y_i = sum a_ij X_j, or Y_j = sum conj(a_ij) X_i
             left, right = (X, G) if ctx.adjoint else (G, X)
-            by_values = (left[..., A._rows, :] * right[..., A._columns, :].conj()).sum(-1)
+            by_values = (left[..., A._row_index, :] * right[..., A._column_index, :].conj()).sum(-1)
             by_values = by_values.reshape(-1, len(values)).sum(0)
             by_values = by_values if values.is_complex() else by_values.real if by_values.is_complex() else by_values
         if by_X is not None and by_X.is_complex() and not X.is_complex():

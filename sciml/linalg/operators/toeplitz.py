@@ -39,7 +39,7 @@ class _Embedded(LinearOperator):
     """A corner of a multilevel circulant matrix: what one-level and two-level Toeplitz matrices share."""
 
     _dense_size = 512
-    # Fields of the instance: self._rows, self._columns, sizes of the levels; self._period, those of the embedding.
+    # An instance has _sizes_out and _sizes_in, the sizes of its levels, and _period, those of the circulant.
 
     def _kernel(self):
         """The first column of the circulant as an array (..., *period)."""
@@ -62,7 +62,7 @@ class _Embedded(LinearOperator):
         if X.is_complex() and self._is_real():
             return torch.complex(self._convolve(X.real, adjoint), self._convolve(X.imag, adjoint))
         X = X.to(torch.promote_types(X.dtype, self.dtype))
-        sizes, out = (self._rows, self._columns) if adjoint else (self._columns, self._rows)
+        sizes, out = (self._sizes_out, self._sizes_in) if adjoint else (self._sizes_in, self._sizes_out)
         F = self._spectrum().conj() if adjoint else self._spectrum()
         Z = _fft_of_columns(X.reshape(*X.shape[:-2], *sizes, X.shape[-1]), self._period, self._is_real())
         Y = _ifft_of_columns(F * Z, self._period, self._is_real())
@@ -156,7 +156,7 @@ class Toeplitz(_Embedded):
                 raise InvalidInputError(f"{name} must have shape (..., n) with n >= 1; got {tuple(x.shape)}.")
         self.c, self.r = c, r
         m, n = c.shape[-1], (c if r is None else r).shape[-1]
-        self._rows, self._columns, self._period = (m,), (n,), (next_fast_len(m + n - 1, not c.is_complex()),)
+        self._sizes_out, self._sizes_in, self._period = (m,), (n,), (next_fast_len(m + n - 1, not c.is_complex()),)
         batch = c.shape[:-1] if r is None else torch.broadcast_shapes(c.shape[:-1], r.shape[:-1])
         if r is None and c.is_complex() and bool((c[..., 0].imag != 0).any()):
             raise InvalidInputError("c must begin with a real number for a Hermitian matrix; give r otherwise.")
@@ -251,7 +251,7 @@ class BlockToeplitz(_Embedded):
             )
         self.offsets = T
         sizes = tuple((s + 1) // 2 for s in T.shape[-2:])
-        self._rows = self._columns = sizes
+        self._sizes_out = self._sizes_in = sizes
         self._period = tuple(next_fast_len(s, not T.is_complex()) for s in T.shape[-2:])
         symmetric = torch.equal(T, T.flip((-1, -2)).conj())
         n = sizes[0] * sizes[1]
@@ -269,16 +269,16 @@ class BlockToeplitz(_Embedded):
             self.check_flags()
 
     def _kernel(self):
-        n1, n2 = self._rows
+        n1, n2 = self._sizes_out
         pad = (0, self._period[1] - 2 * n2 + 1, 0, self._period[0] - 2 * n1 + 1)
         return torch.nn.functional.pad(self.offsets, pad).roll((1 - n1, 1 - n2), (-2, -1))
 
     def _diag(self):
-        n1, n2 = self._rows
+        n1, n2 = self._sizes_out
         return self.offsets[..., n1 - 1, n2 - 1, None].expand(*self.batch_shape, self.shape[0])
 
     def _to_dense(self):
-        n1, n2 = self._rows
+        n1, n2 = self._sizes_out
         i, j = (torch.arange(n, device=self.device) for n in (n1, n2))
         first = (n1 - 1 + i[:, None] - i)[:, None, :, None]
         second = (n2 - 1 + j[:, None] - j)[None, :, None, :]
@@ -286,8 +286,8 @@ class BlockToeplitz(_Embedded):
 
     def _chan(self):
         # Averages along each cyclic diagonal, one level after the other
-        T = _wrap(self.offsets, self._rows[0], -2)
-        return _wrap(T, self._rows[1], -1), 2
+        T = _wrap(self.offsets, self._sizes_out[0], -2)
+        return _wrap(T, self._sizes_out[1], -1), 2
 
 
 def _wrap(T, n, dim):
