@@ -17,14 +17,21 @@ from sciml.exceptions import InvalidInputError
 class Kernel:
     """Base of the covariance functions.
 
-    A subclass gives ``prepared`` and ``pair``; and ``log_pair`` where the kernel is positive everywhere.
+    Parameters
+    ----------
+    **parameters
+        By name; they appear in ``parameters`` and in the repr.
+
+    Notes
+    -----
+    A subclass gives ``_prepared`` and ``_pair``; and ``_log_pair`` where the kernel is positive everywhere.
     """
 
     #: Whether k(y, x) is a function of y - x.
     stationary = True
 
     #: For functions of the distance alone, the function of its square; None otherwise.
-    squared = None
+    _squared = None
 
     def __init__(self, **parameters):
         self._given = parameters
@@ -74,15 +81,15 @@ class Kernel:
         return leave(value.expand(points.shape[:-1]).clone())
 
     # ------------------------------------------------------------ what engines ask for
-    def key(self):
+    def _key(self):
         """Return what names the pair function in the cache of compiled tiles; parameters' values do not belong."""
-        return (type(self).__name__, tuple(tuple(p.shape) for p in self.prepared(1.0)))
+        return (type(self).__name__, tuple(tuple(p.shape) for p in self._prepared(1.0)))
 
-    def unit(self):
+    def _unit(self):
         """Return the power of two by which lengths are divided."""
         return 1.0
 
-    def check_width(self, d):
+    def _check_width(self, d):
         """Refuse points whose number of coordinates does not fit the parameters."""
         for name, value in self._given.items():
             size = tuple(np.shape(value) if not isinstance(value, torch.Tensor) else value.shape)
@@ -92,15 +99,15 @@ class Kernel:
                     f"got shape {size}. Give {d} numbers."
                 )
 
-    def prepared(self, unit):
+    def _prepared(self, unit):
         """Return the parameters that the pair function takes, as tensors; lengths divided by `unit`."""
         raise NotImplementedError
 
-    def pair(self, y, x, *prepared):
+    def _pair(self, y, x, *prepared):
         """Return k for the coordinates of all pairs."""
         raise NotImplementedError
 
-    def log_pair(self, y, x, *prepared):
+    def _log_pair(self, y, x, *prepared):
         """Return log k for the coordinates of all pairs."""
         raise InvalidInputError(
             f"kernel_log must be positive everywhere to have a logarithm; {type(self).__name__} is not. Use kernel_sum."
@@ -138,32 +145,32 @@ class _Pair(Kernel):
         named = {f"first.{name}": value for name, value in self.first.parameters.items()}
         return named | {f"second.{name}": value for name, value in self.second.parameters.items()}
 
-    def key(self):
-        return (type(self).__name__, self.first.key(), self.second.key())
+    def _key(self):
+        return (type(self).__name__, self.first._key(), self.second._key())
 
-    def unit(self):
-        return min(self.first.unit(), self.second.unit())
+    def _unit(self):
+        return min(self.first._unit(), self.second._unit())
 
-    def check_width(self, d):
-        self.first.check_width(d)
-        self.second.check_width(d)
+    def _check_width(self, d):
+        self.first._check_width(d)
+        self.second._check_width(d)
 
-    def prepared(self, unit):
-        return [*self.first.prepared(unit), *self.second.prepared(unit)]
+    def _prepared(self, unit):
+        return [*self.first._prepared(unit), *self.second._prepared(unit)]
 
     def _split(self, prepared):
-        size = len(self.first.prepared(1.0))
+        size = len(self.first._prepared(1.0))
         return prepared[:size], prepared[size:]
 
 
 class _Sum(_Pair):
-    def pair(self, y, x, *prepared):
+    def _pair(self, y, x, *prepared):
         one, two = self._split(prepared)
-        return self.first.pair(y, x, *one) + self.second.pair(y, x, *two)
+        return self.first._pair(y, x, *one) + self.second._pair(y, x, *two)
 
-    def log_pair(self, y, x, *prepared):
+    def _log_pair(self, y, x, *prepared):
         one, two = self._split(prepared)
-        a, b = self.first.log_pair(y, x, *one), self.second.log_pair(y, x, *two)
+        a, b = self.first._log_pair(y, x, *one), self.second._log_pair(y, x, *two)
         largest = (a + b + abs(a - b)) / 2
         return largest + ((a - largest).exp() + (b - largest).exp()).log()
 
@@ -172,13 +179,13 @@ class _Sum(_Pair):
 
 
 class _Product(_Pair):
-    def pair(self, y, x, *prepared):
+    def _pair(self, y, x, *prepared):
         one, two = self._split(prepared)
-        return self.first.pair(y, x, *one) * self.second.pair(y, x, *two)
+        return self.first._pair(y, x, *one) * self.second._pair(y, x, *two)
 
-    def log_pair(self, y, x, *prepared):
+    def _log_pair(self, y, x, *prepared):
         one, two = self._split(prepared)
-        return self.first.log_pair(y, x, *one) + self.second.log_pair(y, x, *two)
+        return self.first._log_pair(y, x, *one) + self.second._log_pair(y, x, *two)
 
     def __repr__(self):
         return " * ".join(f"({k})" if isinstance(k, _Sum) else f"{k}" for k in (self.first, self.second))
@@ -191,31 +198,31 @@ class _Multiple(Kernel):
         super().__init__(variance=positive("variance", variance, sizes=((), (1,))))
         self.kernel = kernel
         self.stationary = kernel.stationary
-        if kernel.squared is not None:
-            self.squared = lambda q, variance, *rest: kernel.squared(q, *rest) * variance
-            self.scale = lambda points, variance, *rest: kernel.scale(points, *rest)
+        if kernel._squared is not None:
+            self._squared = lambda q, variance, *rest: kernel._squared(q, *rest) * variance
+            self._scale = lambda points, variance, *rest: kernel._scale(points, *rest)
 
     @property
     def parameters(self):
         return super().parameters | {f"kernel.{name}": value for name, value in self.kernel.parameters.items()}
 
-    def key(self):
-        return ("Multiple", self.kernel.key())
+    def _key(self):
+        return ("Multiple", self.kernel._key())
 
-    def unit(self):
-        return self.kernel.unit()
+    def _unit(self):
+        return self.kernel._unit()
 
-    def check_width(self, d):
-        self.kernel.check_width(d)
+    def _check_width(self, d):
+        self.kernel._check_width(d)
 
-    def prepared(self, unit):
-        return [_as_tensor(self._given["variance"]).reshape(()), *self.kernel.prepared(unit)]
+    def _prepared(self, unit):
+        return [_as_tensor(self._given["variance"]).reshape(()), *self.kernel._prepared(unit)]
 
-    def pair(self, y, x, variance, *rest):
-        return self.kernel.pair(y, x, *rest) * variance
+    def _pair(self, y, x, variance, *rest):
+        return self.kernel._pair(y, x, *rest) * variance
 
-    def log_pair(self, y, x, variance, *rest):
-        return self.kernel.log_pair(y, x, *rest) + variance.log()
+    def _log_pair(self, y, x, variance, *rest):
+        return self.kernel._log_pair(y, x, *rest) + variance.log()
 
     def __repr__(self):
         inner = f"({self.kernel})" if isinstance(self.kernel, _Sum) else f"{self.kernel}"

@@ -24,7 +24,7 @@ from sciml.linalg.engines.entries import Entries, safe_sqrt
 
 
 class Radial(Kernel):
-    """Base of the kernels of the scaled distance; a subclass gives ``profile`` and ``log_profile`` of its square.
+    """Base of the kernels of the scaled distance; a subclass gives ``_profile`` and ``_log_profile`` of its square.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Radial(Kernel):
     def __init__(self, lengthscale=1.0):
         super().__init__(lengthscale=positive("lengthscale", lengthscale))
 
-    def unit(self):
+    def _unit(self):
         return power_of_two(self._given["lengthscale"])
 
     def _inverse(self, unit):
@@ -44,10 +44,10 @@ class Radial(Kernel):
         lengths = _as_tensor(self._given["lengthscale"]) / unit
         return (1 / lengths.reshape(()) ** 2) if lengths.numel() == 1 else 1 / lengths
 
-    def prepared(self, unit):
+    def _prepared(self, unit):
         return [self._inverse(unit)]
 
-    def key(self):
+    def _key(self):
         return (type(self).__name__, np.size(self._given["lengthscale"]) == 1)
 
     def _q(self, y, x, inverse):
@@ -61,25 +61,25 @@ class Radial(Kernel):
         value = self._given["lengthscale"]
         return (value.numel() if isinstance(value, torch.Tensor) else np.size(value)) == 1
 
-    def pair(self, y, x, inverse, *rest):
-        return self.profile(self._q(y, x, inverse), *rest)
+    def _pair(self, y, x, inverse, *rest):
+        return self._profile(self._q(y, x, inverse), *rest)
 
-    def log_pair(self, y, x, inverse, *rest):
-        return self.log_profile(self._q(y, x, inverse), *rest)
+    def _log_pair(self, y, x, inverse, *rest):
+        return self._log_profile(self._q(y, x, inverse), *rest)
 
-    def squared(self, q, inverse, *rest):
+    def _squared(self, q, inverse, *rest):
         """Return k of the squared scaled distance."""
-        return self.profile(q, *rest)
+        return self._profile(q, *rest)
 
-    def scale(self, points, inverse, *rest):
+    def _scale(self, points, inverse, *rest):
         """Return the points divided by the lengthscale."""
         return points * (torch.sqrt(inverse) if self.isotropic else inverse)
 
-    def profile(self, q, *rest):
+    def _profile(self, q, *rest):
         """Return k of the squared scaled distance."""
         raise NotImplementedError
 
-    def log_profile(self, q, *rest):
+    def _log_profile(self, q, *rest):
         """Return log k of the squared scaled distance."""
         raise NotImplementedError
 
@@ -98,10 +98,10 @@ class Gaussian(Radial):
     array([[0.1353]])
     """
 
-    def profile(self, q):
+    def _profile(self, q):
         return (q * -0.5).exp()
 
-    def log_profile(self, q):
+    def _log_profile(self, q):
         return q * -0.5
 
 
@@ -132,17 +132,14 @@ class Matern(Radial):
             raise InvalidInputError(f"nu must be 0.5, 1.5 or 2.5; got {nu!r}. For other smoothness use Gaussian.")
         self.nu = float(nu)
 
-    def key(self):
-        return (*super().key(), self.nu)
+    def _key(self):
+        return (*super()._key(), self.nu)
 
-    def profile(self, q):
+    def _profile(self, q):
         return _matern(q * (2 * self.nu), round(self.nu - 0.5))
 
-    def log_profile(self, q):
-        a = (q * (2 * self.nu)).sqrt()
-        if self.nu == 0.5:
-            return -a
-        return ((1 + a) if self.nu == 1.5 else (1 + a + a**2 / 3)).log() - a
+    def _log_profile(self, q):
+        return _log_matern(q * (2 * self.nu), round(self.nu - 0.5))
 
 
 class Matern12(Matern):
@@ -219,13 +216,13 @@ class RationalQuadratic(Radial):
         super().__init__(lengthscale)
         self._given["alpha"] = positive("alpha", alpha, sizes=((), (1,)))
 
-    def prepared(self, unit):
+    def _prepared(self, unit):
         return [self._inverse(unit), _as_tensor(self._given["alpha"]).reshape(())]
 
-    def profile(self, q, alpha):
-        return self.log_profile(q, alpha).exp()
+    def _profile(self, q, alpha):
+        return self._log_profile(q, alpha).exp()
 
-    def log_profile(self, q, alpha):
+    def _log_profile(self, q, alpha):
         return -alpha * (1 + q / (2 * alpha)).log()
 
 
@@ -243,29 +240,40 @@ class InverseMultiquadric(Radial):
     array([[1.    , 0.7071]])
     """
 
-    def profile(self, q):
+    def _profile(self, q):
         return (1 + q).rsqrt()
 
-    def log_profile(self, q):
+    def _log_profile(self, q):
         return (1 + q).log() * -0.5
 
 
 def _matern(q, p):
-    """Return P_p(sqrt(q)) for p = 0, 1, 2, on entries or LazyTensors."""
+    """Return exp(-a) times 1, 1 + a or 1 + a + a^2 / 3 for p = 0, 1, 2, a = sqrt(q), on entries or LazyTensors."""
     if isinstance(q, Entries):
-        return Entries([_polynomial(part, p) for part in q.parts])
-    a = q.sqrt()
-    front = {0: 1, 1: 1 + a, 2: 1 + a + q / 3}[p]
-    return front * (-a).exp()
+        return Entries([_decay(part, p) for part in q.parts])
+    return _front(q, q.sqrt(), p) * (-q.sqrt()).exp()
 
 
-def _polynomial(q, p):
-    if p == 0:
-        return torch.exp(-safe_sqrt(q))
-    return _Polynomial.apply(q, p)
+def _log_matern(q, p):
+    """Return the logarithm of :func:`_matern`."""
+    if isinstance(q, Entries):
+        return Entries([_log_decay(part, p) for part in q.parts])
+    return -q.sqrt() if p == 0 else _front(q, q.sqrt(), p).log() - q.sqrt()
 
 
-class _Polynomial(torch.autograd.Function):
+def _front(q, a, p):
+    return (1.0, 1 + a, 1 + a + q / 3)[p]
+
+
+def _decay(q, p):
+    return torch.exp(-safe_sqrt(q)) if p == 0 else _Decay.apply(q, p)
+
+
+def _log_decay(q, p):
+    return -safe_sqrt(q) if p == 0 else _LogDecay.apply(q, p)
+
+
+class _Decay(torch.autograd.Function):
     """P_1 and P_2 as functions of q = a^2, with d P_p / d q = -P_{p-1} / (2 (2 p - 1))."""
 
     @staticmethod
@@ -273,7 +281,7 @@ class _Polynomial(torch.autograd.Function):
         # exp(-a) is zero in any dtype beyond a = 1000, and inf * 0 is not met below.
         q = q.clamp_max(1e6)
         a = torch.sqrt(q)
-        return ((1 + a) if p == 1 else (1 + a + q / 3)) * torch.exp(-a)
+        return _front(q, a, p) * torch.exp(-a)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -283,4 +291,24 @@ class _Polynomial(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         (q,) = ctx.saved_tensors
-        return g * _polynomial(q, ctx.p - 1) / (-2.0 * (2 * ctx.p - 1)), None
+        return g * _decay(q, ctx.p - 1) / (-2.0 * (2 * ctx.p - 1)), None
+
+
+class _LogDecay(torch.autograd.Function):
+    """Logarithms of P_1 and P_2 as functions of q = a^2; the derivative is that of P_p over P_p."""
+
+    @staticmethod
+    def forward(q, p):
+        a = torch.sqrt(q)
+        return torch.log(_front(q, a, p)) - a
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.p = inputs[1]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, g):
+        (q,) = ctx.saved_tensors
+        a = safe_sqrt(q)
+        return g * _front(q, a, ctx.p - 1) / (_front(q, a, ctx.p) * (-2.0 * (2 * ctx.p - 1))), None

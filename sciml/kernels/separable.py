@@ -44,17 +44,17 @@ class Laplace(Kernel):
     def __init__(self, lengthscale=1.0):
         super().__init__(lengthscale=positive("lengthscale", lengthscale))
 
-    def unit(self):
+    def _unit(self):
         return power_of_two(self._given["lengthscale"])
 
-    def prepared(self, unit):
+    def _prepared(self, unit):
         inverse = unit / _as_tensor(self._given["lengthscale"])
         return [inverse.reshape(()) if inverse.numel() == 1 else inverse]
 
-    def pair(self, y, x, inverse):
-        return self.log_pair(y, x, inverse).exp()
+    def _pair(self, y, x, inverse):
+        return self._log_pair(y, x, inverse).exp()
 
-    def log_pair(self, y, x, inverse):
+    def _log_pair(self, y, x, inverse):
         return -((y - x).abs() * inverse).sum(-1)
 
 
@@ -111,7 +111,7 @@ class SpectralMixture(Kernel):
         value = _as_tensor(self._given[name])
         return value if value.ndim == 2 else value[:, None]
 
-    def check_width(self, d):
+    def _check_width(self, d):
         for name in ("frequencies", "bandwidths"):
             width = self._table(name).shape[1]
             if width != d:
@@ -119,21 +119,23 @@ class SpectralMixture(Kernel):
                     f"{name} of SpectralMixture must have one column for each of the {d} coordinates; got {width}."
                 )
 
-    def key(self):
+    def _key(self):
         return ("SpectralMixture", self.envelope, self._table("frequencies").shape[0], self._width())
 
-    def unit(self):
+    def _unit(self):
         """Return the power of two near the shortest length in the kernel."""
-        rates = torch.cat([self._table("frequencies").detach().abs().ravel(), self._table("bandwidths").detach().ravel()])
+        rates = torch.cat(
+            [self._table("frequencies").detach().abs().ravel(), self._table("bandwidths").detach().ravel()]
+        )
         fastest = float(rates.max())
         return power_of_two(1 / fastest) if fastest > 0 else 1.0
 
-    def prepared(self, unit):
+    def _prepared(self, unit):
         weights = _as_tensor(self._given["weights"])
         omega, rho = 2 * math.pi * self._table("frequencies") * unit, self._table("bandwidths") * unit
         return [part for q in range(len(weights)) for part in (weights[q], _thin(omega[q]), _thin(rho[q]))]
 
-    def pair(self, y, x, *prepared):
+    def _pair(self, y, x, *prepared):
         r, total = y - x, None
         for w, omega, rho in zip(prepared[::3], prepared[1::3], prepared[2::3], strict=True):
             term = (r * omega).sum(-1).cos() * self._envelope(r * rho) * w

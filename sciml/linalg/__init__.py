@@ -5,3 +5,9 @@ answers back through the function ``leave`` that ``enter`` returns, in the kind,
 """
 
 from sciml.linalg.arrays import enter as enter
+from sciml.linalg.engines import EngineUnavailable as EngineUnavailable
+from sciml.linalg.engines import kernel_logsumexp as kernel_logsumexp
+from sciml.linalg.engines import kernel_matrix as kernel_matrix
+from sciml.linalg.engines import kernel_sum as kernel_sum
+from sciml.linalg.krylov import SolveRun as SolveRun
+from sciml.linalg.krylov import cg as cg

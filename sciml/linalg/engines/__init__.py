@@ -1,4 +1,4 @@
-r"""Sums over all pairs of points, without the matrix: :math:`o_{ir} = \sum_j \varphi(y_i, x_j)\, b_{jr}` and log-sum-exp.
+r"""Sums :math:`o_{ir} = \sum_j \varphi(y_i, x_j)\, b_{jr}` over all pairs of points, without the matrix.
 
 Four engines compute them: "dense" forms the matrix, "eager" works tile by tile, "compiled" fuses one tile of fixed
 size into one loop, "keops" is pykeops. ``engine="auto"`` chooses by device, dtype, size and memory and tells the open

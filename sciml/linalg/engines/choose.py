@@ -5,8 +5,8 @@ Notation  P pairs that are expected, m n times the number of calls to come.
                     else eager.
           CUDA      dense where the matrix fits and is used again; else KeOps up to 64 coordinates and 16 right sides;
                     else compiled; else eager.
-Pitfalls  the thresholds are those of one CPU until ``python -m sciml.linalg.calibrate`` has measured this machine; those
-          for CUDA are published experience, not measured here.
+Pitfalls  the thresholds are those of one CPU until ``python -m sciml.linalg.calibrate`` has measured this machine;
+          those for CUDA are published experience, not measured here.
 """
 
 import json
@@ -159,7 +159,7 @@ def choose(engine, tile, rows, cols, params, *, products, memory):
     allowed = _memory.budget(memory, device)
     needs = {name: module.peak(tile, m, n, width, dtype) for name, module in MODULES.items()}
     if device.type == "mps" and dtype == torch.float64:
-        raise InvalidInputError("dtype must be float32 on mps, which has no float64; got float64. Pass dtype='float32'.")
+        raise InvalidInputError("dtype must be float32 on mps; got float64. Pass dtype='float32'.")
     if engine != "auto":
         remedy = "pass engine='eager'" if engine != "eager" else "take fewer points"
         what = f"the engine {engine!r} for {m} x {n} pairs"

@@ -58,7 +58,7 @@ def run(tile, rows, cols, params, place):
 
 def _row_tiles(row, how):
     """Return tiles (_ROWS, w); the last one padded by copies of row 0, or by zeros."""
-    full = [tile.contiguous() for tile in row.split(_ROWS)]
+    full = [_plain(tile) for tile in row.split(_ROWS)]
     missing = _ROWS - full[-1].shape[0]
     if missing:
         fill = row[:1].expand(missing, -1) if how == "copy" else row.new_zeros((missing, row.shape[1]))
@@ -68,7 +68,7 @@ def _row_tiles(row, how):
 
 def _col_tiles(col, how):
     """Return tiles (w, _COLS), contiguous; the last one padded by copies of column 0, zeros, or -inf."""
-    full = [tile.T.contiguous() for tile in col.split(_COLS)]
+    full = [_plain(tile.T) for tile in col.split(_COLS)]
     missing = _COLS - full[-1].shape[1]
     if missing:
         fill = {"zero": 0.0, "never": -torch.inf}.get(how)
@@ -76,6 +76,12 @@ def _col_tiles(col, how):
         pad = col[0, :, None].expand(shape) if fill is None else col.new_full(shape, fill)
         full[-1] = torch.cat([full[-1], pad], 1)
     return full
+
+
+def _plain(tile):
+    """Return a tile with the strides of a new one: a tile of width 1 counts as contiguous with others, too."""
+    fits = tile.stride() == (tile.shape[1], 1)
+    return tile if fits else tile.clone(memory_format=torch.contiguous_format)
 
 
 # ---------------------------------------------------------------- compiling
@@ -118,8 +124,8 @@ def _function(tile, rows, cols, params):
 
 def _examples(rows, cols, params):
     """Return tensors of the shapes that the compiled tile will meet."""
-    some_rows = [row[:1].expand(_ROWS, -1).contiguous() for row in rows]
-    some_cols = [col[:1].T.expand(-1, _COLS).contiguous() for col in cols]
+    some_rows = [_plain(row[:1].expand(_ROWS, -1)) for row in rows]
+    some_cols = [_plain(col[:1].T.expand(-1, _COLS)) for col in cols]
     return [*some_rows, *some_cols, *params]
 
 

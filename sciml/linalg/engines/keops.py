@@ -12,6 +12,8 @@ B. Charlier, J. Feydy, J. A. Glaunes, F.-D. Collin, G. Durif, Kernel operations 
 memory overflows, JMLR 22(74), 2021.
 """
 
+import math
+import numbers
 import os
 import tempfile
 import warnings
@@ -19,6 +21,7 @@ from functools import lru_cache
 
 import torch
 
+from sciml.exceptions import InvalidInputError
 from sciml.linalg.engines import eager
 from sciml.linalg.engines.availability import EngineUnavailable, disable, reason_against
 from sciml.linalg.engines.tile import DerivativeTile, LogSumExpTile, SoftmaxTile, SumTile
@@ -29,6 +32,106 @@ NAME = "keops"
 def peak(tile, m, n, width, dtype):
     """Return the bytes of the outputs and of contiguous copies of the inputs."""
     return 2 * (m + n) * (width + 4) * dtype.itemsize
+
+
+class Lazy:
+    """A LazyTensor with exact constants and the operations of :class:`sciml.linalg.engines.entries.Entries`.
+
+    KeOps divides by integers, and raises to powers that are not whole, in single precision; here numbers travel as
+    parameters in the dtype of the points.
+
+    Parameters
+    ----------
+    lazy : pykeops.torch.LazyTensor
+        What is wrapped.
+    like : torch.Tensor
+        Of the dtype and device of the points.
+    """
+
+    __array_ufunc__ = None
+
+    def __init__(self, lazy, like):
+        self.lazy, self.like = lazy, like
+
+    def _with(self, other, operation):
+        if isinstance(other, Lazy):
+            return Lazy(operation(self.lazy, other.lazy), self.like)
+        number = torch.as_tensor(other, dtype=self.like.dtype, device=self.like.device).reshape(-1)
+        return Lazy(operation(self.lazy, _lazy_tensor()(number)), self.like)
+
+    def __add__(self, other):
+        return self._with(other, lambda a, b: a + b)
+
+    def __sub__(self, other):
+        return self._with(other, lambda a, b: a - b)
+
+    def __rsub__(self, other):
+        return self._with(other, lambda a, b: b - a)
+
+    def __mul__(self, other):
+        return self._with(other, lambda a, b: a * b)
+
+    def __truediv__(self, other):
+        return self._with(other, lambda a, b: a / b)
+
+    def __rtruediv__(self, other):
+        return self._with(other, lambda a, b: b / a)
+
+    def __or__(self, other):
+        return (self * other).sum(-1)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __pow__(self, other):
+        if isinstance(other, numbers.Real) and float(other).is_integer():
+            return Lazy(self.lazy ** int(other), self.like)
+        return (self.log() * other).exp()
+
+    def __rpow__(self, other):
+        return (self * math.log(other)).exp()
+
+    def __neg__(self):
+        return Lazy(-self.lazy, self.like)
+
+    def __abs__(self):
+        return Lazy(self.lazy.abs(), self.like)
+
+    def __getitem__(self, index):
+        where = index[-1] if isinstance(index, tuple) else index
+        return self.elem(where) if isinstance(where, int) else Lazy(self.lazy[:, :, where], self.like)
+
+    def sum(self, dim=-1, axis=None):
+        """Return the sum of the coordinates; `dim` must be the last one."""
+        if (dim if axis is None else axis) not in (-1, 2):
+            raise InvalidInputError(f"kernel must sum over the coordinates, by .sum(-1); got .sum({dim}).")
+        return Lazy(self.lazy.sum(-1), self.like)
+
+    def elem(self, index):
+        """Return one coordinate."""
+        return Lazy(self.lazy.elem(index % self.lazy.ndim if index < 0 else index), self.like)
+
+    def norm2(self):
+        """Return the Euclidean norm, with derivative zero at zero."""
+        return self.sqnorm2().sqrt()
+
+    norm = norm2
+
+    def sqdist(self, other):
+        """Return the squared Euclidean distance."""
+        return (self - other).sqnorm2()
+
+    def dot(self, other):
+        """Return the inner product."""
+        return self | other
+
+    def pow(self, exponent):
+        """Return a power."""
+        return self**exponent
+
+    def __getattr__(self, name):
+        if not hasattr(type(self.lazy), name):
+            raise EngineUnavailable(NAME, f"KeOps has no operation {name!r}")
+        return lambda *args: Lazy(getattr(self.lazy, name)(*args), self.like)
 
 
 @lru_cache(maxsize=1)
@@ -98,9 +201,13 @@ def _reduce(tile, rows, cols, params):
         cols = _without_impossible(cols)
         if cols[0].shape[0] == 0:
             return rows[0].new_full((rows[0].shape[0], 1), -torch.inf)
-    y, x = LazyTensor(rows[0][:, None, :]), LazyTensor(cols[0][None])
+    like = rows[0]
+    y, x = (Lazy(LazyTensor(points), like) for points in (rows[0][:, None, :], cols[0][None]))
     weights = LazyTensor(cols[1][None])
-    value = tile.pair.function(y, x, *[LazyTensor(p.reshape(-1)) for p in params])
+    value = tile.pair.function(y, x, *[Lazy(LazyTensor(p.reshape(-1)), like) for p in params])
+    if not isinstance(value, Lazy):
+        raise InvalidInputError(f"kernel must depend on its points on KeOps; got {value!r}. Pass engine='eager'.")
+    value = value.lazy
     if isinstance(tile, SumTile):
         return (value * weights).sum(1)
     if isinstance(tile, SoftmaxTile):

@@ -56,17 +56,17 @@ def _of_kernel(kernel, params, Y, X, log):
         raise InvalidInputError(
             f"params must be left out with a kernel of sciml.kernels, which holds its own; got {sorted(params)}."
         )
-    kernel.check_width(Y.shape[1])
-    unit = kernel.unit()
-    prepared = [p.to(dtype=Y.dtype, device=Y.device) for p in kernel.prepared(unit)]
+    kernel._check_width(Y.shape[1])
+    unit = kernel._unit()
+    prepared = [p.to(dtype=Y.dtype, device=Y.device) for p in kernel._prepared(unit)]
     Y, X = Y / unit, X / unit
-    function = kernel.log_pair if log else kernel.pair
-    pair = Pair(function, ("log", kernel.key()) if log else kernel.key())
-    if Y.shape[1] > _DIRECT and kernel.squared is not None and not log:
+    function = kernel._log_pair if log else kernel._pair
+    pair = Pair(function, ("log", kernel._key()) if log else kernel._key())
+    if Y.shape[1] > _DIRECT and kernel._squared is not None and not log:
         centre = X.detach().to(torch.float64).mean(0).to(X.dtype)
         moved_Y, moved_X = Y - centre, X - centre
         if _product_is_exact(kernel, moved_Y, moved_X, prepared):
-            pair = Pair(function, ("product", kernel.key()), squared=kernel.squared, scale=kernel.scale)
+            pair = Pair(function, ("product", kernel._key()), squared=kernel._squared, scale=kernel._scale)
             Y, X = moved_Y, moved_X
     return pair, Y, X, prepared
 
@@ -74,7 +74,7 @@ def _of_kernel(kernel, params, Y, X, log):
 def _product_is_exact(kernel, Y, X, prepared):
     """Return whether |y|^2 + |x|^2 - 2 y.x loses no more than rounding: eps times the squared scaled norms."""
     with torch.no_grad():
-        largest = max(float((kernel.scale(points, *prepared) ** 2).sum(1).max()) for points in (Y, X))
+        largest = max(float((kernel._scale(points, *prepared) ** 2).sum(1).max()) for points in (Y, X))
     eps = torch.finfo(Y.dtype).eps
     return largest * eps <= (1e-5 if Y.dtype == torch.float32 else 1e-12)
 

@@ -74,9 +74,7 @@ class _Reduce(torch.autograd.Function):
                 for out_kind, g in zip(ctx.tile.kinds, upstream, strict=True):
                     if g is not None:
                         extra[out_kind].append(g)
-                found = reduce(
-                    ctx.plan, tile, [*rows, *extra["row"]], [*cols, *extra["col"]], [*params, *extra["all"]]
-                )
+                found = reduce(ctx.plan, tile, [*rows, *extra["row"]], [*cols, *extra["col"]], [*params, *extra["all"]])
                 grads.update(zip(wanted, found, strict=True))
         return (*none, *[grads.get(name) for name in names])
 

@@ -98,8 +98,8 @@ def kernel_sum(
     Examples
     --------
     >>> from sciml.kernels import Gaussian
-    >>> y, x = np.zeros((1, 2)), np.array([[0.0, 0.0], [3.0, 4.0]])
-    >>> kernel_sum(y, x, np.ones((2, 1)), kernel=Gaussian(lengthscale=5.0)).round(4)
+    >>> y, x = [[0.0, 0.0]], [[0.0, 0.0], [3.0, 4.0]]
+    >>> kernel_sum(y, x, [[1.0], [1.0]], kernel=Gaussian(lengthscale=5.0)).round(4)
     array([[1.6065]])
     """
     check_number("products", products, low=1, integer=True)
@@ -110,10 +110,7 @@ def kernel_sum(
     B = B[:, None] if vector else B
     if X.shape[-2] != B.shape[-2]:
         raise InvalidInputError(f"b must have one row for each of the {X.shape[-2]} rows of x; got {tuple(B.shape)}.")
-    if B.is_complex():
-        parts = torch.view_as_real(B.resolve_conj()).flatten(-2)
-    else:
-        parts = B.to(Y.dtype)
+    parts = torch.view_as_real(B.resolve_conj()).flatten(-2) if B.is_complex() else B.to(Y.dtype)
     options = {"engine": engine, "products": products, "memory": memory}
 
     def one(Y, X, B):
@@ -344,7 +341,7 @@ def _original(points, cast):
 
 def _log_weights(log_w, Y, X):
     (W,), _ = enter(log_w, names=("log_w",), dtype=None, check_finite=False)
-    if W.is_complex() or bool(torch.isnan(W).any()) or bool((W == torch.inf).any()):
+    if W.is_complex() or bool(torch.isnan(W).any()) or bool((torch.inf == W).any()):
         raise InvalidInputError("log_w must be real logarithms, finite or -inf; got NaN, +inf or complex numbers.")
     return W.to(dtype=Y.dtype, device=X.device)
 

@@ -119,7 +119,8 @@ class DerivativeTile:
 
     def __call__(self, rows, cols, params):
         """Return the gradients wanted."""
-        base, own = self.base, {"row": base.n_rows, "col": base.n_cols}
+        base = self.base
+        own = {"row": base.n_rows, "col": base.n_cols}
         own["all"] = len(params) - sum(k == "all" and g for k, g in zip(base.kinds, self.given, strict=True))
         inputs = {"row": list(rows), "col": list(cols), "all": list(params)}
         upstream = {kind: iter(tensors[own[kind] :]) for kind, tensors in inputs.items()}
