@@ -41,6 +41,7 @@ class Status(enum.Enum):
     STALLED = "the method ended above tol: the problem may be singular, or the dtype too short for this tol"
     NON_FINITE = "a NaN or inf appeared: check the scale of the inputs, or shorten the step"
     STOPPED = "the callback or the keyboard asked to stop"
+    INDEFINITE = "a matrix that must be positive definite is not: use a method for indefinite ones"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,22 @@ class Step:
 
 
 @dataclass(frozen=True)
+class End:
+    """Why a method gave up: what its generator may return after its last step.
+
+    Parameters
+    ----------
+    status : Status
+        How it ended; never ``CONVERGED``, which only the criterion decides.
+    reason : str
+        The second half of the message, with numbers and a remedy.
+    """
+
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True)
 class Run:
     """What a loop left.
 
@@ -76,12 +93,15 @@ class Run:
         Steps taken; 0 when the starting point was good enough.
     history : dict of ndarray, shape (n_iter + 1,)
         ``"criterion"``, ``"seconds"`` since the start, and the scalars of the steps (NaN where a step had none).
+    reason : str
+        Why the loop ended, in words: what the method said about it, else the text of the status.
     """
 
     value: Any
     status: Status
     n_iter: int
     history: dict
+    reason: str = ""
 
     @property
     def converged(self):
@@ -97,7 +117,7 @@ def run(steps, *, name, tol, max_iter, callback=None, on_failure=None, progress=
     Parameters
     ----------
     steps : iterable of Step
-        The method; item 0 is the starting point.
+        The method; item 0 is the starting point. A generator that gives up may return an :class:`End`, which says why.
     name : str
         The method's name, for messages.
     tol : float
@@ -144,11 +164,18 @@ def run(steps, *, name, tol, max_iter, callback=None, on_failure=None, progress=
     tol = check_number("tol", tol, low=0)
     max_iter = check_number("max_iter", max_iter, low=0, integer=True)
     on_failure = resolve("on_failure", on_failure)
-    rows, step, status = [], None, Status.STALLED
+    rows, step, status, reason = [], None, Status.STALLED, None
     start = time.perf_counter()
     bar = _progress.bar(max_iter, desc=name, progress=progress)
     try:
-        for step in steps:
+        steps = iter(steps)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as last:
+                if isinstance(last.value, End):
+                    status, reason = last.value.status, last.value.reason
+                break
             criterion = float(step.criterion)
             if not rows:
                 _check_tol(name, tol, step.value if dtype is None else dtype)
@@ -178,13 +205,14 @@ def run(steps, *, name, tol, max_iter, callback=None, on_failure=None, progress=
     n_iter = len(rows) - 1
     keys = dict.fromkeys(key for row in rows for key in row)
     history = {key: np.array([float(row.get(key, math.nan)) for row in rows]) for key in keys}
-    text = f"{name} stopped after {n_iter} iterations with criterion {criterion:.2e}, tol={tol:.0e}: {status.value}."
+    reason = reason or status.value
+    text = f"{name} stopped after {n_iter} iterations with criterion {criterion:.2e}, tol={tol:.0e}: {reason}."
     _log.info(text)
     if status not in (Status.CONVERGED, Status.STOPPED) and on_failure != "ignore":
         if on_failure == "raise":
             raise ConvergenceError(text)
         warnings.warn(text, ConvergenceWarning, stacklevel=caller_level())
-    return Run(step.value, status, n_iter, history)
+    return Run(step.value, status, n_iter, history, reason)
 
 
 def caller_level():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sciml.exceptions import ConvergenceError, ConvergenceWarning, InvalidInputError
-from sciml.iterate import Status, Step, run
+from sciml.iterate import End, Status, Step, run
 
 
 def halving(start=1.0):
@@ -73,6 +73,17 @@ def test_a_method_that_ends_by_itself_has_stalled():
         answer = run([Step(1.0, 1.0), Step(0.5, 0.5)], name="short", tol=1e-8, max_iter=9)
     assert answer.status is Status.STALLED
     assert answer.value == 0.5
+
+
+def test_a_method_that_gives_up_says_why_in_its_own_words():
+    def broken():
+        yield Step(1.0, 0.5)
+        return End(Status.INDEFINITE, "<p, A p> = -1: use minres")
+
+    with pytest.warns(ConvergenceWarning, match="broken stopped after 0 iterations .*: <p, A p> = -1: use minres"):
+        answer = run(broken(), name="broken", tol=1e-8, max_iter=9)
+    assert (answer.status, answer.reason) == (Status.INDEFINITE, "<p, A p> = -1: use minres")
+    assert run(halving(), name="halving", tol=0.5, max_iter=9).reason == Status.CONVERGED.value
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float64("nan"), torch.tensor(float("nan"))])
