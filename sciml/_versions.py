@@ -1,10 +1,27 @@
 """Versions of what an answer depends on: for a bug report, and for the settings of a result."""
 
 import importlib.metadata
+import os
 import platform
+import shutil
+import subprocess
 import sys
 
-_PACKAGES = ("numpy", "scipy", "torch", "matplotlib", "xarray", "tqdm", "h5netcdf")
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "torch",
+    "pykeops",
+    "scikit-learn",
+    "joblib",
+    "dask",
+    "distributed",
+    "threadpoolctl",
+    "matplotlib",
+    "xarray",
+    "tqdm",
+    "h5netcdf",
+)
 
 
 def versions():
@@ -17,8 +34,8 @@ def versions():
 
     Examples
     --------
-    >>> sorted(versions())[:3]
-    ['h5netcdf', 'matplotlib', 'numpy']
+    >>> sorted(versions())[-3:]
+    ['torch', 'tqdm', 'xarray']
     """
     from sciml import __version__
 
@@ -31,13 +48,49 @@ def versions():
     return found
 
 
+def compilers():
+    """Return what the compilers say about themselves.
+
+    Returns
+    -------
+    dict of str
+        "C++" (``CXX``, or the first of c++, g++, clang++) and "nvcc" to a line with a version, or to "missing".
+
+    Examples
+    --------
+    >>> list(compilers())
+    ['C++', 'nvcc']
+    """
+    named = os.environ.get("CXX", "").split()
+    found = {"C++": "missing", "nvcc": "missing"}
+    for command in (named[:1] or ["c++", "g++", "clang++"]) + ["nvcc"]:
+        name = "nvcc" if command == "nvcc" else "C++"
+        if found[name] == "missing" and shutil.which(command):
+            found[name] = f"{command}: {_said(command)}"
+    return found
+
+
+def _said(command):
+    """Return the line with the version that a compiler writes."""
+    try:
+        done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20, errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not run ({error})"
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        return f"does not run (exit status {done.returncode})"
+    return next((line.strip() for line in lines if "release" in line), lines[0].strip())  # nvcc names itself first
+
+
 def show_versions():
-    """Write the versions, the devices and the memory budget to the standard output, for a bug report.
+    """Write versions, devices, memory, compilers and engines to the standard output, for a bug report.
+
+    Each engine of the kernel sums is "available", or has the reason why it is not.
 
     Examples
     --------
     >>> show_versions()                      # doctest: +ELLIPSIS
-    python      ...
+    python        ...
     """
     import torch
 
@@ -49,5 +102,18 @@ def show_versions():
     lines["devices"] = ", ".join(["cpu", *gpus])
     lines["threads"] = str(torch.get_num_threads())
     lines["memory"] = f"{memory_budget() / 2**30:.1f} GiB for temporaries"
+    lines |= compilers()
+    lines |= {f"engine {name}": text for name, text in _engines().items()}
+    width = max(len(name) for name in lines)
     # The one function whose purpose is to write to a terminal.
-    sys.stdout.write("".join(f"{name:<11} {text}\n" for name, text in lines.items()))
+    sys.stdout.write("".join(f"{name:<{width}} {text}\n" for name, text in lines.items()))
+
+
+def _engines():
+    """Return what is known about the engines; a report must come out of an installation in which nothing works, too."""
+    try:
+        from sciml.linalg.engines import availability
+
+        return availability()
+    except Exception as error:
+        return {"all": f"{type(error).__name__}: {error}"}

@@ -10,7 +10,6 @@ Pitfalls  what an item changes in place is changed in its worker only; a program
 """
 
 import contextlib
-import copy
 import operator
 import os
 import sys
@@ -176,17 +175,19 @@ def map_reduce(
     if not items:
         raise InvalidInputError("items must not be empty: the sum of nothing has no shape. Pass at least one item.")
     combine = _add if combine is None else combine
-    waiting, totals = {}, []
+    waiting, done, total = {}, 0, None
 
     def take(index, value):
+        nonlocal done, total
         waiting[index] = value
-        while (done := sum(count for count, _ in totals)) in waiting:
+        while done in waiting:
             value = waiting.pop(done)
-            totals[:] = [(done + 1, value if not done else combine(totals[0][1], value))]
+            total = combine(total, value) if done else value
+            done += 1
 
     job = _Job(fn, items, n_jobs, random_state, checkpoint, version, retries, False, threads)
     job.run(take, progress)
-    return totals[0][1]
+    return total
 
 
 def _listed(items):
@@ -311,10 +312,10 @@ class _Job:
             record(**entry)
         if error is None and self.store is not None:
             self.store.put(self.keys[index], value, index)
+        if quietly:
+            return  # stored, which is all that can be done for it now
         if error is not None and not self.return_exceptions:
-            if not quietly:
-                raise error
-            return
+            raise error
         self._finish(index, value if error is None else error)
 
     def _finish(self, index, value):
@@ -445,8 +446,7 @@ class _Task:
         """Return (index, value, error, dispatch decisions) of one item."""
         with isolated_trace(self.traced) as log, config_context(**self.settings), _thread_limit(self.threads):
             try:
-                # A copy: what is drawn in a try that fails must not be missing in the next.
-                random = {} if stream is None else {"random_state": copy.deepcopy(stream)}
+                random = {} if stream is None else {"random_state": stream}
                 return index, _to_cpu(self.fn(item, **random)), None, list(log)
             except Exception as error:
                 return index, None, self._portable(error, index), list(log)

@@ -24,13 +24,13 @@ AREAS = ("sciml.solvers", "sciml.inverse", "sciml.stats")
 LAYERS = (
     ("sciml.exceptions", "sciml.__version__"),
     ("sciml.validation",),
-    ("sciml._config", "sciml._trace", "sciml._versions"),
+    ("sciml._config", "sciml._trace"),
     ("sciml.progress", "sciml.random"),
     ("sciml.iterate",),
     ("sciml.results",),
     ("sciml.parallel", "sciml._checkpoint"),
     ("sciml.linalg", "sciml.kernels", "sciml.optimize"),
-    ("sciml.plotting", "sciml.datasets", "sciml.testing", "sciml.estimators"),
+    ("sciml.plotting", "sciml.datasets", "sciml.testing", "sciml.estimators", "sciml._versions"),
 )
 
 

@@ -674,6 +674,18 @@ def test_ctrl_c_passes_and_leaves_no_warning(tmp_path):
     assert len(list((tmp_path / "serial").glob("*.npz"))) == 3
 
 
+@pytest.mark.parametrize("kind", ["threading", "loky"])
+def test_what_came_in_while_the_caller_was_busy_is_stored_when_it_stops(kind, tmp_path):
+    def busy(total, value):
+        # By now the other items that were sent out have come in; nobody has looked at them.
+        time.sleep(1.5)
+        raise KeyboardInterrupt
+
+    with workers(kind), pytest.raises(KeyboardInterrupt):
+        sciml.parallel.map_reduce(lambda i: i, range(4), combine=busy, checkpoint=tmp_path)
+    assert len(list(tmp_path.glob("*.npz"))) == 4
+
+
 def test_a_map_inside_a_map_gives_the_same():
     def outer(n):
         import sciml
