@@ -21,7 +21,7 @@ from sciml.linalg.operators.dense import Dense as Dense
 from sciml.linalg.operators.diagonal import Diagonal as Diagonal
 from sciml.linalg.operators.diagonal import ScaledIdentity as ScaledIdentity
 from sciml.linalg.operators.function import Function as Function
-from sciml.linalg.operators.kernel import Kernel as Kernel
+from sciml.linalg.operators.kernel import KernelOperator as KernelOperator
 from sciml.linalg.operators.kronecker import Kronecker as Kronecker
 from sciml.linalg.operators.kronecker import KroneckerSum as KroneckerSum
 from sciml.linalg.operators.laplacian import SecondDifference as SecondDifference

@@ -15,9 +15,10 @@ import math
 import torch
 
 from sciml.exceptions import InvalidInputError
-from sciml.linalg.operators.algebra import _common
+from sciml.linalg.operators.algebra import Inverse, _common
 from sciml.linalg.operators.base import LinearOperator, as_operator
 from sciml.linalg.operators.dense import Dense
+from sciml.linalg.operators.diagonal import Diagonal
 from sciml.linalg.operators.direct import DenseFactor, direct_reason, direct_solve, part_condition
 from sciml.linalg.operators.implicit import exact_slogdet, solve
 
@@ -182,6 +183,21 @@ class Block2x2(LinearOperator):
         y = self._factor_of_schur().solve(d - coupling, adjoint)
         back = self._lower(y, adjoint=True) if adjoint else self.B._matmat(y)
         return _stack(first - direct_solve(self.A, back, adjoint), y)
+
+    def _preconditioner(self):
+        """The diagonal of A, and the Schur complement with that diagonal in place of A, both made positive."""
+        if not (self.symmetric and self.A.posdef) or self.B.shape[1] > _SCHUR_SIZE or self.batch_shape:
+            return None
+
+        def compute():
+            d, B = self.A._diag(), self.B._to_dense()
+            S = B.mH @ (B / d[:, None])
+            S = S if self.D is None else S - self.D._to_dense()
+            values, V = torch.linalg.eigh((S + S.mH) / 2)
+            values = values.abs().clamp_min(torch.finfo(values.dtype).eps * values.abs().max())
+            return BlockDiag(Inverse(Diagonal(d)), Inverse(Dense((V * values) @ V.mH, posdef=True)))
+
+        return self._cached("preconditioner", compute)
 
     def _condition(self):
         first = part_condition(self.A)

@@ -201,17 +201,18 @@ def _direct_story(A, B, X, leave, note, seconds):
     from sciml.linalg.krylov import SolveRun
 
     condition = _condition_of(A, note["method"])
-    _warn_of_condition(A, condition)
     residual = relative_residual(A, B, X)
-    value = leave(X)
     worst = float(np.max(residual, initial=0.0))
-    vector = value.ndim == 1 and not A.batch_shape
+    exact = worst <= math.sqrt(torch.finfo(A.dtype).eps)
+    _warn_of_rounding(A, condition, None if exact else worst)
+    value = leave(X)
+    vector = residual.shape == (1,) and value.ndim == 1
     return SolveRun(
         value=value,
-        status=Status.CONVERGED,
+        status=Status.CONVERGED if exact else Status.STALLED,
         n_iter=0,
         history={"criterion": np.array([worst]), "seconds": np.array([seconds])},
-        reason="a direct method, without iterations",
+        reason="a direct method, without iterations" if exact else "a direct method, spoilt by rounding",
         residual=float(residual[0]) if vector else residual,
         n_matvec=0,
         engine=f"{type(A).__name__}, direct" if note["method"] == "direct" else "dense",
@@ -247,20 +248,25 @@ def _condition_of(A, method):
     return A._condition()
 
 
-def _warn_of_condition(A, condition):
-    if condition is None or condition * torch.finfo(A.dtype).eps <= _DIGITS:
+def _warn_of_rounding(A, condition, residual):
+    """Warn of a large condition, or of a residual that a direct method should not leave."""
+    word, eps = str(A.dtype).removeprefix("torch."), torch.finfo(A.dtype).eps
+    if condition is not None and condition * eps > _DIGITS:
+        text = (
+            f"A has a condition number of about {condition:.1e}, so rounding in {word} may leave a relative error of "
+        )
+        text += f"{min(condition * eps, 1):.0e} in the solution. Add a ridge, or rescale or remove variables"
+        text += "." if word in ("float64", "complex128") else ", or use float64."
+    elif residual is not None:
+        text = (
+            f"A x misses b by {residual:.1e} of its norm after a direct solve: A is nearly singular, was changed after "
+        )
+        text += (
+            "its factorisation, or is not what its flags claim. Make the operator anew, and test it by check_flags()."
+        )
+    else:
         return
-    word = str(A.dtype).removeprefix("torch.")
-    bound = condition * torch.finfo(A.dtype).eps
-    remedy = "Add a ridge, or rescale or remove variables" + (
-        "" if word.endswith(("64", "128")) else ", or use float64"
-    )
-    warnings.warn(
-        f"A has a condition number of about {condition:.1e}, so rounding in {word} may leave a relative error of "
-        f"{min(bound, 1):.0e} in the solution. {remedy}.",
-        ConditioningWarning,
-        stacklevel=caller_level(),
-    )
+    warnings.warn(text, ConditioningWarning, stacklevel=caller_level())
 
 
 # ---------------------------------------------------------------- determinants

@@ -12,7 +12,7 @@ import copy
 import torch
 
 from sciml.exceptions import InvalidInputError
-from sciml.kernels.base import Kernel as CovarianceFunction
+from sciml.kernels.base import Kernel
 from sciml.linalg import memory
 from sciml.linalg.engines import kernel_matrix, kernel_sum
 from sciml.linalg.operators.base import LinearOperator
@@ -29,7 +29,7 @@ _SHARE = 0.25
 _CHUNK = 64
 
 
-class Kernel(LinearOperator):
+class KernelOperator(LinearOperator):
     """The matrix of a kernel between points, plus a diagonal.
 
     Parameters
@@ -62,7 +62,7 @@ class Kernel(LinearOperator):
     --------
     >>> import numpy as np
     >>> from sciml.kernels import Gaussian
-    >>> K = Kernel(np.array([[0.0], [1.0]]), Gaussian(lengthscale=1.0), diagonal=0.5)
+    >>> K = KernelOperator(np.array([[0.0], [1.0]]), Gaussian(lengthscale=1.0), diagonal=0.5)
     >>> K.to_dense().round(4)
     array([[1.5   , 0.6065],
            [0.6065, 1.5   ]])
@@ -90,7 +90,7 @@ class Kernel(LinearOperator):
         self._theta = tuple(_tensors_of(kernel, self._params))
         self._products = 0
         kind = "torch" if any(t.requires_grad for t in self._theta) else kind
-        known = isinstance(kernel, CovarianceFunction)
+        known = isinstance(kernel, Kernel)
         posdef = (known and y is None) if posdef is None else posdef
         super().__init__(
             ((x if y is None else y).shape[0], x.shape[0]),
@@ -145,7 +145,7 @@ class Kernel(LinearOperator):
         K = self._kept()
         if K is not None:
             Y = _multiply(K.mT, X)
-        elif isinstance(self._kernel, CovarianceFunction):
+        elif isinstance(self._kernel, Kernel):
             Y = self._sum(self.x, self._row_points(), X)
         else:
             Y = transposed(lambda u: self._sum(self._row_points(), self.x, u), X, self.shape[1], self.dtype)
@@ -164,7 +164,7 @@ class Kernel(LinearOperator):
     def _diag(self):
         n, f = min(self.shape), self._function()
         y, x = self._row_points(), self.x
-        if self.y is None and isinstance(self._kernel, CovarianceFunction):
+        if self.y is None and isinstance(self._kernel, Kernel):
             d = f["kernel"].diag(x)
         else:
             blocks = [
@@ -243,11 +243,11 @@ def _checked_diagonal(d, y, n):
 
 def _parts(kernel):
     """The kernels that a sum, product or multiple is made of, by attribute."""
-    return {name: part for name, part in vars(kernel).items() if isinstance(part, CovarianceFunction)}
+    return {name: part for name, part in vars(kernel).items() if isinstance(part, Kernel)}
 
 
 def _tensors_of(kernel, params):
-    if isinstance(kernel, CovarianceFunction):
+    if isinstance(kernel, Kernel):
         yield from (value for value in kernel._given.values() if isinstance(value, torch.Tensor))
         for part in _parts(kernel).values():
             yield from _tensors_of(part, {})
@@ -256,7 +256,7 @@ def _tensors_of(kernel, params):
 
 def _rebuilt(kernel, queue):
     """The same kernel with its tensors taken from the queue, in the order of `_tensors_of`."""
-    if not isinstance(kernel, CovarianceFunction):
+    if not isinstance(kernel, Kernel):
         return kernel
     other = copy.copy(kernel)
     other._given = {key: queue.pop(0) if isinstance(v, torch.Tensor) else v for key, v in kernel._given.items()}

@@ -25,7 +25,7 @@ from sciml.linalg.operators.algebra import _common
 from sciml.linalg.operators.base import LinearOperator, as_operator
 from sciml.linalg.operators.dense import Dense, tensors
 from sciml.linalg.operators.diagonal import ScaledIdentity
-from sciml.linalg.operators.direct import direct_reason, direct_solve, part_condition
+from sciml.linalg.operators.direct import direct_reason, direct_solve, part_condition, refuse_zero
 from sciml.linalg.operators.implicit import exact_slogdet
 
 
@@ -306,8 +306,21 @@ class KroneckerSum(_Spectral):
     def _solve_direct(self, B, adjoint):
         return self._solve_spectral(B) if self.symmetric else self._solve_sylvester(B, adjoint)
 
+    def _refuse_common_eigenvalues(self):
+        """Sylvester's equation is singular where an eigenvalue of A_1 + s is minus one of A_2."""
+
+        def compute():
+            first, second = (torch.linalg.eigvals(A._to_dense()) for A in self.factors)
+            D = (first + self.shift)[:, None] + second
+            lost = D.abs() <= 4 * torch.finfo(D.dtype).eps * (first.abs().max() + second.abs().max())
+            refuse_zero("sum of eigenvalues", (~lost).flatten().to(self.dtype))
+            return True
+
+        return self._cached("solvable", compute)
+
     def _solve_sylvester(self, B, adjoint):
         # A_1 X + X A_2^T = C for each column as an array (n_1, n_2)
+        self._refuse_common_eigenvalues()
         first, second = (A._to_dense().detach() for A in self.factors)
         eye = torch.eye(first.shape[0], dtype=first.dtype, device=self.device)
         left, right = first + self.shift.detach() * eye, second
