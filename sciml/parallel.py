@@ -281,9 +281,10 @@ class _Job:
                 started.append(i)
                 yield self.task.call(i, self.items[i], self.streams[i])
 
-        death, stopped = None, True
+        outcomes, death, stopped = None, None, True
         try:
-            with _dask_adapted(parallel), contextlib.closing(parallel(calls())) as outcomes:
+            with _dask_adapted(parallel):
+                outcomes = parallel(calls())
                 for outcome in outcomes:
                     self._receive(outcome, dead)
             stopped = False
@@ -293,7 +294,7 @@ class _Job:
             death, stopped = error, False
         finally:
             # What had come in when the rest was stopped (a death, an error, Ctrl-C) is finished work.
-            for outcome in parallel.rescued():
+            for outcome in parallel.end(outcomes):
                 self._receive(outcome, dead, quietly=stopped)
         left = [i for i in indices if i in self.unfinished]
         if death is None and left:
@@ -379,13 +380,15 @@ def _parallel(n_jobs):
             super()._abort()
 
         def _warn_exit_early(self):
-            """Stay silent: what was not used is handed over by `rescued`."""
+            """Stay silent: what was not used is returned by `end`."""
 
-        def rescued(self):
-            """Return the outcomes that were finished and not yet given up."""
-            kept, self._kept = self._kept, ()
-            done = [job for job in kept if getattr(job, "status", None) == "Done"]
-            return [outcome for job in done for outcome in job.get_result(None)]
+        def end(self, outcomes):
+            """Stop the rest, and return the outcomes that had come in without being looked at."""
+            if outcomes is not None and getattr(self, "_running", True):
+                outcomes.close()
+            done = [job for job in self._kept if getattr(job, "status", None) == "Done"]
+            # Where nothing runs any more, the outcomes still hold what came in last; else they are empty now.
+            return [*(outcome for job in done for outcome in job.get_result(None)), *(outcomes or ())]
 
     # Copy on write: an item that changes its array in place sees the change, as it does without workers.
     return Rescuing(n_jobs=n_jobs, return_as="generator_unordered", mmap_mode="c")
