@@ -24,6 +24,7 @@ import numpy as np
 
 from sciml._config import get_config
 from sciml.exceptions import FallbackWarning, InvalidInputError, InvalidTypeError
+from sciml.iterate import caller_level
 from sciml.results import Result, _as_tensor, _is_tensor, _numpy, load
 
 _FORMAT = 1
@@ -102,7 +103,7 @@ class Checkpoint:
             warnings.warn(
                 f"checkpoint: {str(path)!r} is damaged and its item is computed again ({error}).",
                 FallbackWarning,
-                stacklevel=2,
+                stacklevel=caller_level(),
             )
             return MISSING
 
@@ -135,7 +136,7 @@ class Checkpoint:
                     f"checkpoint: item {index} could not be stored in {str(self.folder)!r} ({error}); "
                     "the run goes on without.",
                     FallbackWarning,
-                    stacklevel=2,
+                    stacklevel=caller_level(),
                 )
             self._told = True
         finally:

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections import Counter
 from concurrent.futures import BrokenExecutor
 
@@ -22,6 +23,7 @@ from sciml._checkpoint import MISSING, Checkpoint
 from sciml._config import config_context, get_config
 from sciml._trace import isolated_trace, record, tracing
 from sciml.exceptions import InvalidInputError, WorkerLostError
+from sciml.iterate import caller_level
 from sciml.progress import bar
 from sciml.random import generator, spawn
 from sciml.validation import check_number
@@ -91,8 +93,11 @@ def map(
     Notes
     -----
     A worker has the configuration of the caller, but for ``progress`` (off) and ``memory``, of which each takes its
-    share. Its dispatch decisions appear in the traces that are open here. Large arrays that are sent to processes on
-    this machine are mapped into their memory, not copied; in-place changes stay with the worker.
+    share. Its dispatch decisions appear in the traces that are open here, and warnings of loky's processes are given
+    here with the item's index; those of a cluster stand in the workers' logs.
+
+    Large arrays that are sent to processes on this machine are mapped into their memory, not copied; in-place changes
+    stay with the worker.
 
     Items shorter than about 0.2 s travel in batches of up to 2 s; with a worker dies the batch that it was at.
 
@@ -303,7 +308,7 @@ class _Job:
         return [i for i in started if i in self.unfinished] or left, death
 
     def _receive(self, outcome, dead, quietly=False):
-        index, value, error, log = outcome
+        index, value, error, log, warned = outcome
         if index not in self.unfinished:
             return
         if error is not None and _is_death(error):
@@ -313,6 +318,8 @@ class _Job:
             record(**entry)
         if error is None and self.store is not None:
             self.store.put(self.keys[index], value, index)
+        for category, text in warned:
+            warnings.warn(f"{text} [item {index} of sciml.parallel]", category, stacklevel=caller_level())
         if quietly:
             return  # stored, which is all that can be done for it now
         if error is not None and not self.return_exceptions:
@@ -410,7 +417,7 @@ def _dask_adapted(parallel):
     def telling(batch, callback=None):
         def done(future):
             if future.exception() is not None:
-                callback([(arguments[0], None, future.exception(), []) for _, arguments, _ in batch.items])
+                callback([(arguments[0], None, future.exception(), [], []) for _, arguments, _ in batch.items])
 
         future = submit(batch, callback)
         future.add_done_callback(done)
@@ -446,13 +453,29 @@ class _Task:
         return self, (index, item, stream), {}
 
     def __call__(self, index, item, stream):
-        """Return (index, value, error, dispatch decisions) of one item."""
-        with isolated_trace(self.traced) as log, config_context(**self.settings), _thread_limit(self.threads):
+        """Return (index, value, error, dispatch decisions, warnings) of one item."""
+        random = {} if stream is None else {"random_state": stream}
+        value = failure = None
+        with (
+            isolated_trace(self.traced) as log,
+            config_context(**self.settings),
+            _thread_limit(self.threads),
+            self._warnings() as warned,
+        ):
             try:
-                random = {} if stream is None else {"random_state": stream}
-                return index, _to_cpu(self.fn(item, **random)), None, list(log)
+                value = _to_cpu(self.fn(item, **random))
             except Exception as error:
-                return index, None, self._portable(error, index), list(log)
+                failure = self._portable(error, index)
+        return index, value, failure, list(log), [(w.category, str(w.message)) for w in warned]
+
+    def _warnings(self):
+        """Return what collects the warnings of a worker process, for its caller's filters to judge.
+
+        Only in a process's main thread (loky): other threads would fall into the same net, and dask's are others.
+        """
+        if os.getpid() == self.home or threading.current_thread() is not threading.main_thread():
+            return contextlib.nullcontext(())
+        return warnings.catch_warnings(record=True, action="always")
 
     def _portable(self, error, index):
         """Return an error that says which item it is of, and that can travel."""

@@ -146,6 +146,28 @@ def test_an_error_that_cannot_travel_arrives_as_text():
         sciml.parallel.map(fail, range(2))
 
 
+def test_a_warning_of_a_worker_process_reaches_the_filters_of_its_caller():
+    from sciml.exceptions import ConvergenceWarning
+
+    def doubtful(i):
+        import warnings
+
+        if i == 1:
+            warnings.warn("stopped early", ConvergenceWarning, stacklevel=1)
+        return i
+
+    with workers("loky"):
+        with pytest.warns(ConvergenceWarning, match=r"stopped early \[item 1 of sciml.parallel\]") as caught:
+            assert sciml.parallel.map(doubtful, range(3)) == [0, 1, 2]
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert sciml.parallel.map(doubtful, range(3)) == [0, 1, 2]
+    with workers("threading"), pytest.warns(ConvergenceWarning, match="^stopped early$"):
+        sciml.parallel.map(doubtful, range(3))
+
+
 @pytest.mark.parametrize("kind", ["serial", "threading", "loky"])
 def test_tensors_come_back_detached_on_the_cpu(kind):
     Pair = namedtuple("Pair", "x y")
