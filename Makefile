@@ -6,8 +6,12 @@ PY := $(VENV)/bin/python
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n auto --maxprocesses 4
 export MPLBACKEND ?= agg
+# What is compiled at run time is kept beside the packages: a new environment compiles anew, `make clean` removes it.
+export KEOPS_CACHE_FOLDER ?= $(abspath $(VENV))/keops
+export TORCHINDUCTOR_CACHE_DIR ?= $(abspath $(VENV))/inductor
+export KEOPS_VERBOSE ?= 0
 
-.PHONY: help demo test lint docs mutants lock clean
+.PHONY: help demo test lint docs bench mutants lock clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
@@ -28,6 +32,9 @@ lint: $(VENV)/.installed-dev        ## check style, spelling and types
 docs: $(VENV)/.installed-docs       ## build the pages into docs/_build/html; a warning is an error
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
 
+bench: $(VENV)/.installed-test      ## measure speed, memory and accuracy beside the peers; benchmarks/results/
+	$(PY) -m benchmarks $(BENCH_ARGS)
+
 mutants: $(VENV)/.installed-test    ## see the tests fail on every wrong line of tests/mutants.toml
 	$(PY) -m tests.mutate -j 2
 
@@ -43,7 +50,7 @@ lock:           ## write constraints.txt from a fresh environment; only torch st
 	$(PYTHON) -m venv $(VENV)-lock
 	grep '^torch==' constraints.txt > $(VENV)-lock/torch.txt
 	$(VENV)-lock/bin/python -m pip install -q $(PIP_ARGS) -c $(VENV)-lock/torch.txt '.[dev]'
-	$(VENV)-lock/bin/python -m pip freeze --exclude sciml-toolkit | grep '==' | sed 's/+[a-z0-9.]*$$//' > constraints.txt
+	$(VENV)-lock/bin/python -m pip freeze --all --exclude sciml-toolkit --exclude pip --exclude wheel | grep '==' | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 	rm -rf $(VENV)-lock
 
 clean:          ## remove the environment and everything built
