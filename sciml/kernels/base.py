@@ -76,14 +76,19 @@ class Kernel:
         from sciml.linalg.arrays import enter
 
         (points,), leave = enter(x, names=("x",))
+        if points.ndim < 2:
+            raise InvalidInputError(f"x must be points of shape (n, d); got shape {tuple(points.shape)}. Pass x[:, None].")
         origin = torch.zeros((1, points.shape[-1]), dtype=points.dtype, device=points.device)
         value = self(origin)[0, 0]  # a function of the difference is constant there
         return leave(value.expand(points.shape[:-1]).clone())
 
     # ------------------------------------------------------------ what engines ask for
     def _key(self):
-        """Return what names the pair function in the cache of compiled tiles; parameters' values do not belong."""
-        return (type(self).__name__, tuple(tuple(p.shape) for p in self._prepared(1.0)))
+        """Return what names the pair function in the cache of compiled tiles; parameters' values do not belong.
+
+        None, for a kernel defined elsewhere, whose name and attributes tell nothing, has its graph compared instead.
+        """
+        return None
 
     def _unit(self):
         """Return the power of two by which lengths are divided."""
@@ -128,9 +133,13 @@ class Kernel:
     # NumPy numbers on the left hand the product over instead of making an array of objects.
     __array_ufunc__ = None
 
+    #: Names of attributes, beyond the parameters, that the repr shows.
+    _options = ()
+
     def __repr__(self):
-        shown = ", ".join(f"{name}={_show(value)}" for name, value in self._given.items())
-        return f"{type(self).__name__}({shown})"
+        shown = [f"{name}={_show(value)}" for name, value in self._given.items()]
+        shown += [f"{name}={getattr(self, name)!r}" for name in self._options]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class _Pair(Kernel):
@@ -146,7 +155,8 @@ class _Pair(Kernel):
         return named | {f"second.{name}": value for name, value in self.second.parameters.items()}
 
     def _key(self):
-        return (type(self).__name__, self.first._key(), self.second._key())
+        keys = self.first._key(), self.second._key()
+        return None if None in keys else (type(self).__name__, *keys)
 
     def _unit(self):
         return min(self.first._unit(), self.second._unit())
@@ -169,9 +179,15 @@ class _Sum(_Pair):
         return self.first._pair(y, x, *one) + self.second._pair(y, x, *two)
 
     def _log_pair(self, y, x, *prepared):
+        from sciml.linalg.engines.entries import Entries
+
         one, two = self._split(prepared)
         a, b = self.first._log_pair(y, x, *one), self.second._log_pair(y, x, *two)
-        largest = (a + b + abs(a - b)) / 2
+        if isinstance(a, Entries):
+            return Entries([torch.logaddexp(p, q) for p, q in zip(a.parts, b.parts, strict=True)])
+        # Exactly one of them, unlike half of the sum and difference, which loses the smaller where they are far apart.
+        first = (a - b).step()
+        largest = first * a + (1 - first) * b
         return largest + ((a - largest).exp() + (b - largest).exp()).log()
 
     def __repr__(self):
@@ -207,7 +223,8 @@ class _Multiple(Kernel):
         return super().parameters | {f"kernel.{name}": value for name, value in self.kernel.parameters.items()}
 
     def _key(self):
-        return ("Multiple", self.kernel._key())
+        key = self.kernel._key()
+        return None if key is None else ("Multiple", key)
 
     def _unit(self):
         return self.kernel._unit()
@@ -273,7 +290,7 @@ def positive(name, value, sizes=None, zero=False):
 
 def power_of_two(lengths):
     """Return the power of two at or below the smallest of some lengths."""
-    smallest = float(torch.as_tensor(lengths).detach().min())
+    smallest = float(_as_tensor(lengths).detach().min())
     return 2.0 ** math.floor(math.log2(smallest))
 
 

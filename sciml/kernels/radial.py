@@ -15,6 +15,8 @@ References
 C. E. Rasmussen, C. K. I. Williams, Gaussian Processes for Machine Learning, 2006, chapter 4.
 """
 
+import numbers
+
 import numpy as np
 import torch
 
@@ -48,7 +50,7 @@ class Radial(Kernel):
         return [self._inverse(unit)]
 
     def _key(self):
-        return (type(self).__name__, np.size(self._given["lengthscale"]) == 1)
+        return (type(self).__name__, self.isotropic) if type(self).__module__ == __name__ else None
 
     def _q(self, y, x, inverse):
         if self.isotropic:
@@ -128,12 +130,18 @@ class Matern(Radial):
 
     def __init__(self, lengthscale=1.0, nu=2.5):
         super().__init__(lengthscale)
-        if nu not in (0.5, 1.5, 2.5):
+        if not isinstance(nu, numbers.Real) or nu not in (0.5, 1.5, 2.5):
             raise InvalidInputError(f"nu must be 0.5, 1.5 or 2.5; got {nu!r}. For other smoothness use Gaussian.")
         self.nu = float(nu)
+        if type(self) is Matern:
+            self._options = ("nu",)
+        if self.nu == 0.5:
+            # The root of a squared distance by a matrix product keeps half of its digits only.
+            self._squared = None
 
     def _key(self):
-        return (*super()._key(), self.nu)
+        key = super()._key()
+        return None if key is None else (*key, self.nu)
 
     def _profile(self, q):
         return _matern(q * (2 * self.nu), round(self.nu - 0.5))
@@ -223,7 +231,7 @@ class RationalQuadratic(Radial):
         return self._log_profile(q, alpha).exp()
 
     def _log_profile(self, q, alpha):
-        return -alpha * (1 + q / (2 * alpha)).log()
+        return -alpha * _log_of_one_and(q / (2 * alpha))
 
 
 class InverseMultiquadric(Radial):
@@ -244,7 +252,12 @@ class InverseMultiquadric(Radial):
         return (1 + q).rsqrt()
 
     def _log_profile(self, q):
-        return (1 + q).log() * -0.5
+        return _log_of_one_and(q) * -0.5
+
+
+def _log_of_one_and(q):
+    """Return log(1 + q); on entries without rounding the sum."""
+    return Entries([torch.log1p(part) for part in q.parts]) if isinstance(q, Entries) else (1 + q).log()
 
 
 def _matern(q, p):

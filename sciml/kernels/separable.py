@@ -51,6 +51,9 @@ class Laplace(Kernel):
         inverse = unit / _as_tensor(self._given["lengthscale"])
         return [inverse.reshape(()) if inverse.numel() == 1 else inverse]
 
+    def _key(self):
+        return ("Laplace", _as_tensor(self._given["lengthscale"]).numel() == 1) if type(self) is Laplace else None
+
     def _pair(self, y, x, inverse):
         return self._log_pair(y, x, inverse).exp()
 
@@ -88,7 +91,7 @@ class SpectralMixture(Kernel):
 
     def __init__(self, weights, frequencies, bandwidths, envelope="gaussian"):
         check_option("envelope", envelope, ("gaussian", "matern"))
-        self.envelope = envelope
+        self.envelope, self._options = envelope, ("envelope",)
         weights = weights if isinstance(weights, torch.Tensor) else np.atleast_1d(weights)
         size = tuple(weights.shape)
         super().__init__(weights=positive("weights", weights, sizes=(size[:1],), zero=True))
@@ -120,6 +123,8 @@ class SpectralMixture(Kernel):
                 )
 
     def _key(self):
+        if type(self) is not SpectralMixture:
+            return None
         return ("SpectralMixture", self.envelope, self._table("frequencies").shape[0], self._width())
 
     def _unit(self):

@@ -16,7 +16,38 @@ import torch
 from sciml.exceptions import InvalidInputError
 
 
-class Entries:
+class Functions:
+    """What makes ``np.exp(d)`` and ``torch.exp(d)`` mean ``d.exp()``, and lets arrays stand on the left of operators."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", str(function)).strip("_")
+        return _call(cls, name, args, kwargs or {})
+
+    def __array_ufunc__(self, function, method, *args, **kwargs):
+        if method != "__call__":
+            raise TypeError(f"a pair function has no operation numpy.{function.__name__}.{method}")
+        return _call(type(self), function.__name__, args, kwargs)
+
+
+def _call(cls, name, args, kwargs):
+    """Call the method of that name of the first argument; of the second, turned round, where the first is an array."""
+    if isinstance(args[0], cls):
+        return getattr(args[0], _METHODS.get(name, name))(*args[1:], **kwargs)
+    # PyTorch's reflected operators, such as rsub, put the arguments in this order, too.
+    method = _METHODS.get(name, "").strip("_")
+    if not method or len(args) != 2 or not isinstance(args[1], cls):
+        raise TypeError(f"a pair function has no operation {name!r} of an array and a point")
+    return getattr(args[1], f"__r{method}__")(args[0])
+
+
+_METHODS = {"subtract": "__sub__", "multiply": "__mul__", "add": "__add__", "true_divide": "__truediv__"}
+_METHODS |= {"divide": "__truediv__", "power": "__pow__", "absolute": "abs", "negative": "__neg__", "neg": "__neg__"}
+_METHODS |= {"sub": "__sub__", "mul": "__mul__", "div": "__truediv__", "truediv": "__truediv__", "pow": "__pow__"}
+_METHODS |= {"rsub": "__rsub__", "rpow": "__rpow__", "rdiv": "__rtruediv__", "rtruediv": "__rtruediv__"}
+
+
+class Entries(Functions):
     """The coordinates of a vector for all pairs of a tile.
 
     Parameters
@@ -92,8 +123,8 @@ class Entries:
         return Entries([self.parts[where]])
 
     # ------------------------------------------------------------ methods
-    def sum(self, dim=-1, axis=None):
-        """Return the sum of the coordinates; `dim` must be the last one."""
+    def sum(self, dim=-1, axis=None, dtype=None, out=None):
+        """Return the sum of the coordinates; `dim` must be the last one; the rest is what NumPy's sum passes."""
         if (dim if axis is None else axis) not in (-1, 2):
             raise InvalidInputError(f"kernel must sum over the coordinates, by .sum(-1); got .sum({dim}).")
         total = self.parts[0]
@@ -155,24 +186,6 @@ class Entries:
             f"a pair function has no operation {name!r}. Use + - * / ** | and the methods exp log sqrt rsqrt cos sin "
             "tanh abs square sum(-1) sqnorm2 norm2 clamp."
         )
-
-    # ------------------------------------------------------------ functions of NumPy and torch
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        method = {"sub": "__sub__", "mul": "__mul__", "add": "__add__", "div": "__truediv__", "pow": "__pow__"}
-        name = getattr(function, "__name__", str(function)).strip("_")
-        if isinstance(args[0], Entries):
-            return getattr(args[0], method.get(name, name))(*args[1:], **(kwargs or {}))
-        # A tensor came first: tensor - entries and the like.
-        first = Entries(_parts(args[0]))
-        name = {"rsub": "__rsub__"}.get(name, method.get(name.removeprefix("r"), name))
-        return getattr(first, name)(*args[1:], **(kwargs or {}))
-
-    def __array_ufunc__(self, function, method, *args, **kwargs):
-        names = {"subtract": "__sub__", "multiply": "__mul__", "add": "__add__", "true_divide": "__truediv__"}
-        names |= {"divide": "__truediv__", "power": "__pow__", "absolute": "abs", "negative": "__neg__"}
-        first = args[0] if isinstance(args[0], Entries) else Entries(_parts(args[0]))
-        return getattr(first, names.get(function.__name__, function.__name__))(*args[1:], **kwargs)
 
 
 _PLAIN = ("exp", "log", "cos", "sin", "tan", "tanh", "atan", "sinh", "cosh", "sign", "relu", "sigmoid", "reciprocal")

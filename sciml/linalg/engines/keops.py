@@ -24,6 +24,7 @@ import torch
 from sciml.exceptions import InvalidInputError
 from sciml.linalg.engines import eager
 from sciml.linalg.engines.availability import EngineUnavailable, disable, reason_against
+from sciml.linalg.engines.entries import Functions
 from sciml.linalg.engines.tile import DerivativeTile, LogSumExpTile, SoftmaxTile, SumTile
 
 NAME = "keops"
@@ -34,7 +35,7 @@ def peak(tile, m, n, width, dtype):
     return 2 * (m + n) * (width + 4) * dtype.itemsize
 
 
-class Lazy:
+class Lazy(Functions):
     """A LazyTensor with exact constants and the operations of :class:`sciml.linalg.engines.entries.Entries`.
 
     KeOps divides by integers, and raises to powers that are not whole, in single precision; here numbers travel as
@@ -47,8 +48,6 @@ class Lazy:
     like : torch.Tensor
         Of the dtype and device of the points.
     """
-
-    __array_ufunc__ = None
 
     def __init__(self, lazy, like):
         self.lazy, self.like = lazy, like
@@ -100,14 +99,19 @@ class Lazy:
         where = index[-1] if isinstance(index, tuple) else index
         return self.elem(where) if isinstance(where, int) else Lazy(self.lazy[:, :, where], self.like)
 
-    def sum(self, dim=-1, axis=None):
-        """Return the sum of the coordinates; `dim` must be the last one."""
+    def __len__(self):
+        return self.lazy.ndim
+
+    def sum(self, dim=-1, axis=None, dtype=None, out=None):
+        """Return the sum of the coordinates; `dim` must be the last one; the rest is what NumPy's sum passes."""
         if (dim if axis is None else axis) not in (-1, 2):
             raise InvalidInputError(f"kernel must sum over the coordinates, by .sum(-1); got .sum({dim}).")
         return Lazy(self.lazy.sum(-1), self.like)
 
     def elem(self, index):
         """Return one coordinate."""
+        if not -len(self) <= index < len(self):  # it is also how loops over the coordinates end
+            raise IndexError(f"coordinate {index} of {len(self)}")
         return Lazy(self.lazy.elem(index % self.lazy.ndim if index < 0 else index), self.like)
 
     def norm2(self):
@@ -129,6 +133,8 @@ class Lazy:
         return self**exponent
 
     def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
         if not hasattr(type(self.lazy), name):
             raise EngineUnavailable(NAME, f"KeOps has no operation {name!r}")
         return lambda *args: Lazy(getattr(self.lazy, name)(*args), self.like)
@@ -207,6 +213,10 @@ def _reduce(tile, rows, cols, params):
     value = tile.pair.function(y, x, *[Lazy(LazyTensor(p.reshape(-1)), like) for p in params])
     if not isinstance(value, Lazy):
         raise InvalidInputError(f"kernel must depend on its points on KeOps; got {value!r}. Pass engine='eager'.")
+    if len(value) != 1:
+        raise InvalidInputError(
+            f"kernel could not be evaluated: it gives {len(value)} numbers a pair; end it by .sum(-1)"
+        )
     value = value.lazy
     if isinstance(tile, SumTile):
         return (value * weights).sum(1)
