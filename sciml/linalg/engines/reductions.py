@@ -313,8 +313,10 @@ def _points(y, x, Y, X, kernel, center):
                 f"{name} must be points of shape (n, d); got shape {tuple(points.shape)}. For points on a line pass "
                 f"{name}[:, None]."
             )
-        if points.is_complex():
+        # Complex weights make all arrays of a call complex; points that were are told by their imaginary parts.
+        if points.is_complex() and points.imag.any():
             raise InvalidInputError(f"{name} must be real; got dtype {points.dtype}. Pass real and imaginary parts.")
+    Y, X = (points.real if points.is_complex() else points for points in (Y, X))
     if Y.shape[-1] != X.shape[-1]:
         raise InvalidInputError(
             f"y and x must have equally many coordinates; got shapes {tuple(Y.shape)} and {tuple(X.shape)}."
