@@ -157,9 +157,9 @@ def equilibrated(A):
 
 def power_of_two(values, exponent=1.0):
     """2**k with 2**k * values**exponent in about [1/2, 2]; 1 where a value is not positive."""
-    positive = torch.where(values > 0, values, torch.ones_like(values))
-    _, k = torch.frexp(positive)
-    return torch.ldexp(torch.ones_like(positive), -torch.round(k * exponent).to(torch.int32))
+    _, k = torch.frexp(values)
+    k = torch.where(values > 0, -torch.round(k * exponent), 0.0).to(torch.int32)
+    return torch.ldexp(torch.ones_like(values), k)
 
 
 def _first_bad(info):

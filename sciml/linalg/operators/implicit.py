@@ -225,6 +225,8 @@ def _direct_story(A, B, X, leave, note, seconds):
 
 def relative_residual(A, B, X):
     """Return norm(B - A X) / norm(B) of each column (norm of the residual where B is zero), computed in float64."""
+    if B.shape[-2] == 0:
+        return np.zeros((*B.shape[:-2], B.shape[-1]))
     with torch.no_grad():
         B, X = B.detach(), X.detach()
         if B.dtype in (torch.float32, torch.complex64):

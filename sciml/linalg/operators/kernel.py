@@ -202,6 +202,10 @@ class KernelOperator(LinearOperator):
     def _solve_direct(self, B, adjoint):
         return dense_factor(self).solve(B, adjoint)
 
+    def _logdet_direct(self):
+        if self.symmetric:
+            self._refuse_equal_points()
+
     def _condition(self):
         return self._cached("condition", lambda: dense_factor(self).condition())
 

@@ -5,7 +5,9 @@ Notation  U (n, k), C (k, k) Hermitian, C = L L^H where it is positive definite;
           (W W^H + D)^{-1} = D^{-1} - D^{-1} W K^{-1} W^H D^{-1}; det = det K det D.
 Cost      n k a product or solve, n k^2 once.
 Pitfalls  where the diagonal is small beside U C U^H the two terms of the identity cancel: the error grows with the
-          condition of K. Beyond 1 / sqrt(eps) the identity is only the preconditioner of conjugate gradients.
+          condition of K. Beyond 1 / sqrt(eps) conjugate gradients take over, preconditioned by an orthogonal
+          projection; the dense matrix would be worse, since the diagonal drowns in it. A zero on the diagonal forbids
+          the identity.
 
 References
 ----------
@@ -18,7 +20,7 @@ from sciml.exceptions import InvalidInputError
 from sciml.linalg.operators.base import LinearOperator
 from sciml.linalg.operators.dense import Dense, tensors
 from sciml.linalg.operators.diagonal import Diagonal, ScaledIdentity
-from sciml.linalg.operators.direct import DenseFactor, refuse_zero
+from sciml.linalg.operators.direct import DenseFactor
 from sciml.linalg.operators.implicit import exact_slogdet
 
 
@@ -45,7 +47,6 @@ class LowRank(LinearOperator):
     """
 
     _fields = ("U", "C", "diagonal")
-    _dense_size = 0
 
     def __init__(self, U, C=None, *, diagonal=None, posdef=None):
         (U, C, d), kind = tensors(U, C, diagonal, names=("U", "C", "diagonal"))
@@ -110,7 +111,6 @@ class LowRank(LinearOperator):
 
     def _factor_of_capacitance(self):
         def compute():
-            refuse_zero("diagonal entry", self.diagonal)
             K = self._capacitance()
             return self._left(), DenseFactor(K, posdef=self.posdef and self._core_posdef, name="the capacitance")
 
@@ -129,11 +129,18 @@ class LowRank(LinearOperator):
         Z = self.C @ K.solve(Z, adjoint) if adjoint else K.solve(self.C @ Z)
         return B / d - (W @ Z) / d
 
+    def _has_identity(self):
+        return self.diagonal is not None and bool((self.diagonal != 0).all())
+
+    @property
+    def _dense_size(self):
+        return 0 if self._has_identity() else LinearOperator._dense_size
+
     def _direct(self):
-        if self.diagonal is None:
+        if not self._has_identity():
             return None
         condition = self._capacitance_condition()
-        if condition > torch.finfo(self.dtype).eps ** -0.5:
+        if self.posdef and condition > torch.finfo(self.dtype).eps ** -0.5:
             return None
         return f"Woodbury, rank {self.U.shape[-1]}, capacitance of condition {condition:.0e}"
 
@@ -144,12 +151,14 @@ class LowRank(LinearOperator):
         return self._capacitance_condition()
 
     def _preconditioner(self):
-        return None if self.diagonal is None else _Woodbury(self)
+        if not (self._has_identity() and self.posdef and self._core_posdef):
+            return None
+        return self._cached("preconditioner", lambda: _Projected(self))
 
     def _logdet_direct(self):
-        if self.diagonal is None:
+        if not self._has_identity():
             return None
-        d = refuse_zero("diagonal entry", self.diagonal)
+        d = self.diagonal
         hermitian = self._core_posdef and not d.is_complex()
         K = Dense(self._capacitance(), symmetric=hermitian, posdef=hermitian and self.posdef)
         sign, value = exact_slogdet(K)
@@ -164,18 +173,25 @@ class LowRank(LinearOperator):
         return result
 
 
-class _Woodbury(LinearOperator):
-    """The identity as an approximate inverse."""
+class _Projected(LinearOperator):
+    """The inverse by an orthonormal basis Q of D^{-1/2} W = Q S P^H: D^{-1/2} (I - Q S^2 / (1 + S^2) Q^H) D^{-1/2}.
 
-    name = "Woodbury"
+    It costs a factorisation of a tall matrix, and stays positive definite where Woodbury's identity does not.
+    """
+
+    name = "orthogonal projection"
 
     def __init__(self, A):
-        self._A = A
-        flags = {"symmetric": A.symmetric, "posdef": A.posdef}
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch_shape=A.batch_shape, **flags)
+        self._root = A.diagonal.sqrt()[..., :, None]
+        Q, R = torch.linalg.qr(A._left() / self._root)
+        U, S, _ = torch.linalg.svd(R)
+        self._Q, self._S = Q @ U, S[..., :, None]
+        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch_shape=A.batch_shape, posdef=True)
 
     def _apply(self, X):
-        return self._A._woodbury(X)
-
-    def _apply_adjoint(self, X):
-        return self._A._woodbury(X, adjoint=True)
+        X = X / self._root
+        inside = self._Q.mH @ X
+        outside = X - self._Q @ inside
+        # What rounding left inside would swamp the small part there: project twice.
+        outside = outside - self._Q @ (self._Q.mH @ outside)
+        return (outside + self._Q @ (inside / (1 + self._S**2))) / self._root

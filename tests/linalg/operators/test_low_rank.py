@@ -1,0 +1,75 @@
+"""Low rank plus diagonal: Woodbury's identity, and where it fails."""
+
+import numpy as np
+import pytest
+
+from sciml.exceptions import InvalidInputError
+from sciml.linalg import cg
+from sciml.linalg.operators import LowRank, ScaledIdentity
+
+
+def test_a_large_system_is_solved_by_its_small_one(rng):
+    n = 100_000
+    U, d = rng.standard_normal((n, 4)), rng.uniform(1, 2, n)
+    A, x = LowRank(U, diagonal=d), rng.standard_normal(n)
+    run = A.solve_run(A @ x)
+    np.testing.assert_allclose(run.value, x, atol=1e-9)
+    assert run.choices["method"].startswith("direct: Woodbury, rank 4, capacitance of condition")
+    # det(I + U^T D^-1 U) det D
+    wanted = np.log(d).sum() + np.linalg.slogdet(np.eye(4) + U.T @ (U / d[:, None]))[1]
+    assert A.logdet() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_rank_one_update_has_a_closed_form():
+    # (s I + u u^T)^{-1} u = u / (s + n), det = s^(n-1) (s + n)
+    A = LowRank(np.ones((5, 1)), diagonal=2.0)
+    np.testing.assert_allclose(A.solve(np.ones(5)), np.ones(5) / 7, rtol=1e-14)
+    assert A.logdet() == pytest.approx(4 * np.log(2) + np.log(7))
+    B = LowRank(np.ones((5, 1)), np.array([[-0.1]]), diagonal=2.0)
+    assert not B.posdef
+    assert B.logdet() == pytest.approx(4 * np.log(2) + np.log(1.5))
+
+
+@pytest.mark.parametrize("n", [50, 1500])
+def test_a_large_capacitance_forbids_the_identity(n, rng):
+    U = rng.standard_normal((n, 3)) * [1, 1e3, 1e6]
+    A = LowRank(U, diagonal=1e-3)
+    b = A @ rng.standard_normal(n)
+    run = A.solve_run(b)
+    assert run.residual < 1e-8
+    assert run.choices["method"].startswith("cg: no direct method")
+    assert run.preconditioner == "orthogonal projection"
+    assert run.n_iter < 10
+
+
+def test_the_projection_inverts(rng):
+    A = LowRank(rng.standard_normal((30, 3)), diagonal=rng.uniform(1, 2, 30))
+    run = cg(A, rng.standard_normal(30), M=A._preconditioner())
+    assert run.n_iter <= 2
+
+
+def test_a_zero_on_the_diagonal_is_no_error():
+    A = LowRank(np.ones((2, 1)), diagonal=np.array([1.0, 0.0]))
+    np.testing.assert_allclose(A.solve(np.array([3.0, 2.0])), [1, 1], rtol=1e-12)
+    assert A.logdet() == pytest.approx(0, abs=1e-12)
+
+
+def test_sums_with_diagonals_stay_low_rank():
+    A = LowRank(np.ones((3, 1))) + ScaledIdentity(3, 2.0)
+    assert type(A) is LowRank
+    np.testing.assert_allclose((A + ScaledIdentity(3)).diag(), [4, 4, 4])
+    assert A.posdef
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: LowRank(np.ones(3)), r"U must have shape \(..., n, k\)"),
+        (lambda: LowRank(np.ones((3, 1)), np.eye(2)), r"C must have shape \(..., 1, 1\)"),
+        (lambda: LowRank(np.ones((3, 1)), diagonal=np.ones(2)), r"diagonal must be a number or have shape \(..., 3\)"),
+        (lambda: LowRank(np.ones((3, 2)), np.array([[1.0, 2.0], [0.0, 1.0]])), "C must equal its conjugate transpose"),
+    ],
+)
+def test_says_what_does_not_fit(make, complaint):
+    with pytest.raises(InvalidInputError, match=complaint):
+        make()
