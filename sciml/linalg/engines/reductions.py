@@ -106,6 +106,8 @@ def kernel_sum(
     y, x, device = _placed(y, x, device, products)
     (Y, X, B), leave = _enter(y, x, b, names=("y", "x", "b"), dtype=dtype, device=device, check_finite=check_finite)
     Y, X = _points(y, x, Y, X, kernel, center)
+    if B.ndim == 0:
+        raise InvalidInputError(f"b must have one row for each of the {X.shape[-2]} rows of x; got the number {B.item()}.")
     vector = B.ndim == 1
     B = B[:, None] if vector else B
     if X.shape[-2] != B.shape[-2]:
@@ -123,12 +125,10 @@ def kernel_sum(
             (out,) = reduce(plan, tile, [Y], [X, B], values)
         return _checked("kernel", out, check_finite)
 
-    if Y.shape[-1] == 0 and 0 not in (Y.shape[-2], X.shape[-2]):
-        raise InvalidInputError(f"y and x must have at least one coordinate; got shapes {tuple(Y.shape)}.")
     out = _over_batches(one, Y, X, parts)
     if B.is_complex():
         out = torch.view_as_complex(out.unflatten(-1, (-1, 2)).contiguous())
-    return leave(out[..., 0] if vector else out)
+    return _short("kernel", leave(out[..., 0] if vector else out), check_finite)
 
 
 def kernel_logsumexp(
@@ -194,6 +194,10 @@ def kernel_logsumexp(
     (Y, X), leave = _enter(y, x, names=("y", "x"), dtype=dtype, device=device, check_finite=check_finite)
     Y, X = _points(y, x, Y, X, kernel_log, center)
     W = X.new_zeros(X.shape[-2]) if given is None else _log_weights(given, Y, X)
+    if W.ndim == 0:
+        raise InvalidInputError(
+            f"log_w must have one row for each of the {X.shape[-2]} rows of x; got the number {W.item()}."
+        )
     single = W.ndim == 1
     W = W[:, None] if single else W
     if X.shape[-2] != W.shape[-2]:
@@ -321,6 +325,8 @@ def _points(y, x, Y, X, kernel, center):
         raise InvalidInputError(
             f"y and x must have equally many coordinates; got shapes {tuple(Y.shape)} and {tuple(X.shape)}."
         )
+    if Y.shape[-1] == 0 and 0 not in (Y.shape[-2], X.shape[-2]):
+        raise InvalidInputError(f"y and x must have at least one coordinate; got shapes {tuple(Y.shape)}.")
     if center is None:
         center = isinstance(kernel, Kernel) and kernel.stationary
     if center and X.numel():
@@ -345,7 +351,10 @@ def _log_weights(log_w, Y, X):
     (W,), _ = enter(log_w, names=("log_w",), dtype=None, check_finite=False)
     if W.is_complex() or bool(torch.isnan(W).any()) or bool((torch.inf == W).any()):
         raise InvalidInputError("log_w must be real logarithms, finite or -inf; got NaN, +inf or complex numbers.")
-    return W.to(dtype=Y.dtype, device=X.device)
+    cast = W.to(dtype=Y.dtype, device=X.device)
+    if bool((cast == torch.inf).any()):
+        raise InvalidInputError(f"log_w must fit into {Y.dtype}; the largest is {float(W.max())}. Compute in float64.")
+    return cast
 
 
 def _over_batches(function, *tensors):
@@ -384,13 +393,18 @@ class _naming:
         return isinstance(self.kernel, Kernel)
 
 
+def _short(name, out, check_finite):
+    """Refuse sums that fitted into float32 and do not fit into the half precision in which they return."""
+    return _checked(name, out, check_finite) if getattr(out, "dtype", None) == torch.float16 else out
+
+
 def _checked(name, out, check_finite, infinite=False):
     """Refuse values that are not finite: the data are, so the kernel gave them."""
     from sciml._config import resolve
 
     if not resolve("check_finite", check_finite):
         return out
-    bad = torch.isnan(out) if infinite else ~torch.isfinite(out)
+    bad = ~(torch.isfinite(out) | (out == -torch.inf)) if infinite else ~torch.isfinite(out)
     if bool(bad.detach().any()):
         where = tuple(int(i) for i in bad.detach().nonzero()[0])
         raise InvalidInputError(
