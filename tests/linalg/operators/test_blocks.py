@@ -5,7 +5,6 @@ import pytest
 import scipy.linalg
 
 from sciml.exceptions import InvalidInputError
-from sciml.linalg import minres
 from sciml.linalg.operators import Block2x2, BlockDiag, Dense, Diagonal, Triangular, laplacian
 
 
@@ -56,6 +55,8 @@ def test_a_large_first_block_is_used_through_its_solve(rng):
 
 
 def test_the_block_preconditioner_helps_minres(rng):
+    from sciml.linalg import minres
+
     K = Block2x2(Diagonal(np.logspace(0, 6, 60)), rng.standard_normal((60, 5)))
     b = K @ rng.standard_normal(65)
     run = minres(K, b, M=K._preconditioner(), tol=1e-9)
