@@ -9,8 +9,17 @@ from sciml.linalg.engines import EngineUnavailable as EngineUnavailable
 from sciml.linalg.engines import kernel_logsumexp as kernel_logsumexp
 from sciml.linalg.engines import kernel_matrix as kernel_matrix
 from sciml.linalg.engines import kernel_sum as kernel_sum
+from sciml.linalg.krylov import Preconditioner as Preconditioner
 from sciml.linalg.krylov import SolveRun as SolveRun
+from sciml.linalg.krylov import block_jacobi as block_jacobi
 from sciml.linalg.krylov import cg as cg
+from sciml.linalg.krylov import circulant as circulant
+from sciml.linalg.krylov import gmres as gmres
+from sciml.linalg.krylov import jacobi as jacobi
+from sciml.linalg.krylov import lsmr as lsmr
+from sciml.linalg.krylov import minres as minres
+from sciml.linalg.krylov import nystrom as nystrom
+from sciml.linalg.krylov import pivoted_cholesky as pivoted_cholesky
 from sciml.linalg.operators import Block2x2 as Block2x2
 from sciml.linalg.operators import BlockDiag as BlockDiag
 from sciml.linalg.operators import BlockToeplitz as BlockToeplitz

@@ -116,7 +116,8 @@ class System:
         self.norm_B = norm(self.B)
         self.A, self.A_long, self.has_long = _both_precisions(operator, self.dtype, self.long)
         self.M = None if M is None else Counted(_preconditioner(M, like, operator.shape[1]))
-        self.choices = {}
+        why = getattr(self.M.operator, "reason", "") if self.M is not None else ""
+        self.choices = {"preconditioner": why} if why else {}
 
     @property
     def has_gradient(self):
