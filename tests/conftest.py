@@ -1,6 +1,7 @@
 """Fixtures for all tests: random numbers seeded by the test's name, and one array library after the other."""
 
 import os
+import shutil
 import zlib
 
 import numpy as np
@@ -21,6 +22,13 @@ settings.load_profile("house")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers fill the cores already; threads of their own would only get in one another's way.
     torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item):
+    """Skip what needs a C++ compiler where none is on the path."""
+    names = [os.environ.get("CXX", "").partition(" ")[0], "c++", "g++", "clang++"]
+    if item.get_closest_marker("keops") and not any(name and shutil.which(name) for name in names):
+        pytest.skip("needs a C++ compiler")
 
 
 class Backend:

@@ -222,7 +222,6 @@ def test_without_a_compiler_one_warning_and_the_right_answer(tmp_path, no_compil
     assert named["error"] == "EngineUnavailable"
 
 
-@pytest.mark.keops
 def test_without_a_compiler_keops_is_named(tmp_path, no_compiler):
     (named,) = outcomes('attempt(300, engine="keops"),', tmp_path, **no_compiler)
     assert named["error"] == "EngineUnavailable"

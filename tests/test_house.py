@@ -378,7 +378,7 @@ def test_a_link_that_became_a_file_or_points_elsewhere_is_found(tree):
 
 # ---------------------------------------------------------------- import sciml stays light, names stay long
 
-HEAVY = {"torch", "sklearn", "matplotlib", "xarray", "pykeops", "scipy", "pandas", "dask", "tqdm"}
+HEAVY = {"torch", "sklearn", "matplotlib", "xarray", "pykeops", "scipy", "pandas", "dask", "tqdm", "joblib"}
 
 
 def fresh(code, cwd):
