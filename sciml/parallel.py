@@ -110,7 +110,7 @@ def map(
     >>> def draw(mean, random_state):
     ...     return round(random_state.normal(mean), 3)
     >>> map(draw, [0, 100], random_state=0)
-    [1.219, 99.734]
+    [1.444, 100.805]
     """
     items = _listed(items)
     values = [None] * len(items)
