@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "Box": "sciml.solvers.gp_pde",
     "Dirichlet": "sciml.solvers.gp_pde",
+    "GPRegressor": "sciml.solvers.gp_regression.estimator",
     "Initial": "sciml.solvers.gp_pde",
     "Neumann": "sciml.solvers.gp_pde",
     "PDE": "sciml.solvers.gp_pde",
@@ -24,6 +25,7 @@ _WHERE = {
     "Region": "sciml.solvers.gp_pde",
     "Robin": "sciml.solvers.gp_pde",
     "config_context": "sciml._config",
+    "fit_gp": "sciml.solvers.gp_regression",
     "get_config": "sciml._config",
     "load": "sciml.results",
     "set_config": "sciml._config",
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from sciml._versions import show_versions
     from sciml.results import load
     from sciml.solvers.gp_pde import PDE, Box, Dirichlet, Initial, Neumann, Periodic, Region, Robin, solve_pde
+    from sciml.solvers.gp_regression import fit_gp
+    from sciml.solvers.gp_regression.estimator import GPRegressor
 
 # A library stays silent until its user configures logging.
 logging.getLogger("sciml").addHandler(logging.NullHandler())

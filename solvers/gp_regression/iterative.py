@@ -1,0 +1,12 @@
+"""stub"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Iterative:
+    """stub."""
+
+
+class IterativePosterior:
+    pass

@@ -1,0 +1,100 @@
+r"""Learn the numbers of a model: maximise the evidence over logarithms, by L-BFGS from several starts.
+
+Notation  blocks: pairs (X_b, Y_b) of points and targets, one pair that holds all data, or several samples of them;
+          criterion: largest entry of the projected derivative of the mean log evidence of a number of Y.
+Pitfalls  the evidence of a short and a long lengthscale, of all noise and of none, are local maxima of one function:
+          one start is not enough. The starts compete on a sample, the winner is finished on the data.
+"""
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from sciml.exceptions import NotPositiveDefiniteError
+from sciml.iterate import Step
+from sciml.solvers.gp_regression.evidence import evidence_with_gradient
+
+_SAMPLE = 400  # points on which the starts compete
+# The competition ends at steps that gain less than this part of the objective: its winner is finished elsewhere.
+_COARSE = {"ftol": 1e-4, "gtol": 1e-3, "maxiter": 30}
+
+
+class Objective:
+    """Minus the mean log evidence of a number of Y as a function of theta, for SciPy; it counts and remembers.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        What theta means.
+    blocks : list of (torch.Tensor, torch.Tensor)
+        Points (n_b, d) and centred targets (n_b, q) of independent parts.
+    """
+
+    def __init__(self, parameters, blocks):
+        self.parameters, self.blocks = parameters, blocks
+        self.count = sum(Y.numel() for _, Y in blocks)
+        self.n_evaluations, self.best = 0, None
+
+    def __call__(self, theta):
+        """Return value and derivative (p,)."""
+        self.n_evaluations += 1
+        value, gradient = 0.0, np.zeros(len(theta))
+        for X, Y in self.blocks:
+            try:
+                v, g = evidence_with_gradient(torch.as_tensor(theta, device=X.device), self.parameters, X, Y)
+            except NotPositiveDefiniteError:
+                return 1e10, gradient  # a wall: the line search turns back
+            value, gradient = value + v, gradient + g.cpu().numpy()
+        value, gradient = -value / self.count, -gradient / self.count
+        if self.best is None or value < self.best[1]:
+            self.best = (np.array(theta), value, gradient)
+        return value, gradient
+
+    def criterion(self, theta, gradient):
+        """Return the largest entry of the projected derivative."""
+        p = self.parameters
+        return float(np.abs(np.clip(theta - gradient, p.lower, p.upper) - theta).max(initial=0.0))
+
+
+def descend(objective, start, max_iter, tol):
+    """Run L-BFGS and return the iterates as a list of `Step`, the start first."""
+    steps = []
+
+    def record(theta):
+        # SciPy hands over the iterate only; its value and derivative were the best so far, or are computed again.
+        best = objective.best
+        _, value, gradient = best if np.array_equal(best[0], theta) else (theta, *objective(theta))
+        steps.append(Step(theta.copy(), objective.criterion(theta, gradient), {"log_evidence": -value}))
+        if steps[-1].criterion <= tol:
+            raise StopIteration
+
+    first = objective(start)
+    steps.append(Step(start, objective.criterion(start, first[1]), {"log_evidence": -first[0]}))
+    if max_iter > 0 and steps[0].criterion > tol:
+        options = {"maxiter": max_iter, "ftol": 0.0, "gtol": 0.0, "maxls": 30, "maxfun": 10 * max_iter + 20}
+        _minimize(objective, start, options, record)
+    return steps
+
+
+def _minimize(objective, start, options, callback=None):
+    p = objective.parameters
+    bounds = np.stack([p.lower, p.upper], axis=1)
+    minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=callback, options=options)
+
+
+def learn_steps(parameters, X, Y, blocks, *, n_starts, max_iter, tol, rng):
+    """Yield the iterates theta of the evidence maximisation, the best start of the competition first."""
+    starts = parameters.starts(X, n_starts, rng)
+    sample = rng.choice(len(X), _SAMPLE, replace=False) if len(X) > _SAMPLE else np.arange(len(X))
+    sample = torch.as_tensor(np.sort(sample), device=X.device)
+    trial = Objective(parameters, [(X[sample], Y[sample])])
+    ends = []
+    if len(starts) > 1:
+        for start in starts:
+            trial.best = None
+            _minimize(trial, start, _COARSE)
+            ends.append(trial.best[:2])
+        winner = min(ends, key=lambda end: end[1])[0]
+    else:
+        winner = starts[0]
+    yield from descend(Objective(parameters, blocks), winner, max_iter, tol)
