@@ -319,8 +319,8 @@ def _state(value):
         reduced = value.__reduce_ex__(4)
     except TypeError as error:
         raise InvalidTypeError(
-            f"with checkpoint, items must have a content that can be hashed; got {type(value).__name__}: {error}. "
-            "Pass numbers, texts and arrays, or leave checkpoint out."
+            f"with checkpoint, items, and what fn closes over, must have a content that can be hashed; got "
+            f"{type(value).__name__}: {error}. Pass numbers, texts and arrays, or leave checkpoint out."
         ) from None
     if isinstance(reduced, str):
         return reduced

@@ -62,7 +62,8 @@ def map(
         what it closes over), its own content, its random stream, `version`, the version of sciml and the configured
         device, dtype and engine. None (the default) stores nothing.
     version : str, int or None
-        Part of what an item is known by: change it when something that `fn` calls has changed.
+        Part of what an item is known by: change it when something that `fn` calls, or a global variable that it reads,
+        has changed.
     retries : int
         How often an item is tried again whose worker died; the last try is made alone, so that an item that kills its
         worker is told from its neighbours. 2 by default: one death may be another's fault. Errors that `fn` raises are
@@ -269,11 +270,10 @@ class _Job:
             cause = death
             fruitless = 0 if alone or len(self.unfinished) < before else fruitless + 1
             deaths.update(suspects)
+            lost += [i for i in suspects if deaths[i] > self.retries]
             # Workers that die before they finish anything die of themselves, not of the items.
-            given_up = suspects if fruitless > self.retries else [i for i in suspects if deaths[i] > self.retries]
-            lost += given_up
             if fruitless > self.retries:
-                break
+                lost = list(self.unfinished)
         if lost:
             self._lose(sorted(lost), cause)
 
@@ -314,14 +314,14 @@ class _Job:
         if error is not None and _is_death(error):
             dead[index] = error
             return
-        for entry in log:
-            record(**entry)
         if error is None and self.store is not None:
             self.store.put(self.keys[index], value, index)
-        for category, text in warned:
-            warnings.warn(f"{text} [item {index} of sciml.parallel]", category, stacklevel=caller_level())
         if quietly:
             return  # stored, which is all that can be done for it now
+        for entry in log:
+            record(**entry)
+        for category, text in warned:
+            warnings.warn(f"{text} [item {index} of sciml.parallel]", category, stacklevel=caller_level())
         if error is not None and not self.return_exceptions:
             raise error
         self._finish(index, value if error is None else error)
@@ -334,9 +334,9 @@ class _Job:
     def _lose(self, lost, cause):
         some = ", ".join(str(i) for i in lost[:10]) + (", ..." if len(lost) > 10 else "")
         message = (
-            f"{self.name}: the workers of {len(lost)} of {len(self.items)} items died {self.retries + 1} times "
-            f"(items {some}; last: {type(cause).__name__}). A worker is killed when it runs out of memory or crashes: "
-            "take fewer n_jobs, give each less memory, or run one of these items alone."
+            f"{self.name}: no value for {len(lost)} of {len(self.items)} items ({some}), since their workers died "
+            f"{self.retries + 1} times ({type(cause).__name__}). A worker is killed when it runs out of memory or "
+            "crashes: take fewer n_jobs, give each less memory, or run one of these items alone."
         )
         if not self.return_exceptions:
             raise WorkerLostError(message, items=lost) from cause
