@@ -215,8 +215,13 @@ class _Multiple(Kernel):
         self.kernel = kernel
         self.stationary = kernel.stationary
         if kernel._squared is not None:
-            self._squared = lambda q, variance, *rest: kernel._squared(q, *rest) * variance
-            self._scale = lambda points, variance, *rest: kernel._scale(points, *rest)
+            self._squared, self._scale = self._squared_times, self._scale_of_kernel
+
+    def _squared_times(self, q, variance, *rest):
+        return self.kernel._squared(q, *rest) * variance
+
+    def _scale_of_kernel(self, points, variance, *rest):
+        return self.kernel._scale(points, *rest)
 
     @property
     def parameters(self):
@@ -284,7 +289,7 @@ def positive(name, value, sizes=None, zero=False):
         raise InvalidInputError(f"{name} must be {allowed}; got shape {plain.shape}.")
     bad = ~(np.isfinite(plain) & ((plain >= 0) if zero else (plain > 0)))
     if bad.any():
-        raise InvalidInputError(f"{rule}; got {plain[bad].ravel()[0]!r}. Pass a positive number.")
+        raise InvalidInputError(f"{rule}; got {plain[bad].ravel()[0]}. Pass a positive number.")
     return kept
 
 
