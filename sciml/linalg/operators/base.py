@@ -242,7 +242,8 @@ class LinearOperator:
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         # torch.Tensor.__matmul__ and its kin would otherwise refuse an operator before asking it.
-        name, (left, right, *_) = getattr(func, "__name__", ""), (*args, None, None)
+        name = getattr(func, "__name__", "")
+        left, right = (*args, None, None)[:2]
         if name in ("matmul", "__matmul__", "__rmatmul__") and isinstance(right, LinearOperator):
             return right.__rmatmul__(left)
         if name in ("mul", "__mul__", "__rmul__") and isinstance(right, LinearOperator):

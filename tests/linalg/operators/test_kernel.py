@@ -95,6 +95,25 @@ def test_the_log_likelihood_has_the_gradient_of_the_dense_one(rng):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-7)
 
 
+def test_beyond_a_factorisation_conjugate_gradients_are_preconditioned(rng, monkeypatch):
+    monkeypatch.setattr("sciml.linalg.operators.kernel._CHOLESKY_SIZE", 100)
+    x, b = rng.uniform(0, 1, (400, 2)), rng.standard_normal(400)
+    length = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    A = KernelOperator(x, Gaussian(lengthscale=length), diagonal=1e-2)
+    run = A.solve_run(torch.from_numpy(b), tol=1e-10)
+    assert run.choices["method"] == "cg: no direct method for KernelOperator of n=400"
+    assert run.preconditioner.startswith("nystrom")
+    assert run.n_iter < 30
+    K = torch.exp(-(torch.cdist(torch.from_numpy(x), torch.from_numpy(x)) ** 2) / (2 * length**2)) + 0.01 * torch.eye(
+        400
+    )
+    twin = torch.linalg.solve(K, torch.from_numpy(b))
+    torch.testing.assert_close(run.value, twin, rtol=1e-6, atol=1e-6)
+    (ours,) = torch.autograd.grad(run.value.sin().sum(), length)
+    (theirs,) = torch.autograd.grad(twin.sin().sum(), length)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_sums_with_diagonals_are_noise(rng):
     x = rng.standard_normal((5, 2))
     A = KernelOperator(x, Gaussian(lengthscale=1.0)) + ScaledIdentity(5, 0.5) + Diagonal(np.arange(1.0, 6.0))

@@ -87,6 +87,23 @@ def test_a_million_unknowns(rng):
     assert run.choices["method"] == "cg: no direct method for Toeplitz of n=1000000"
 
 
+@pytest.mark.parametrize(
+    ("c", "r", "method"),
+    [
+        (np.r_[2.0, 0.5 ** np.arange(1, 3000)], np.r_[2.0, -(0.3 ** np.arange(1, 3000))], "gmres"),
+        (np.r_[0.5, 1.0, 0.2 * 0.5 ** np.arange(2998)], None, "minres"),
+    ],
+)
+def test_large_systems_that_are_not_positive_definite(c, r, method, rng):
+    A, x = Toeplitz(c, r), rng.standard_normal(3000)
+    run = A.solve_run(A @ x, tol=1e-11)
+    np.testing.assert_allclose(run.value, x, atol=1e-8)
+    assert run.choices["method"] == f"{method}: no direct method for Toeplitz of n=3000"
+    assert run.n_iter < 50
+    back = A.T.solve_run(A.T @ x, tol=1e-11)
+    np.testing.assert_allclose(back.value, x, atol=1e-8)
+
+
 def test_products_are_convolutions(rng):
     image, kernel = rng.standard_normal((6, 7)), rng.standard_normal((11, 13))
     A = BlockToeplitz(kernel)
