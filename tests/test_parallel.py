@@ -36,7 +36,7 @@ def workers(kind, n_jobs=2):
     else:
         distributed = pytest.importorskip("distributed")
         cluster = distributed.LocalCluster(
-            n_workers=1, threads_per_worker=n_jobs, processes=False, dashboard_address=None, protocol="inproc://"
+            n_workers=1, threads_per_worker=n_jobs, processes=False, dashboard_address=":0", protocol="inproc://"
         )
         with cluster, distributed.Client(cluster), joblib.parallel_config(backend="dask"):
             yield
@@ -380,7 +380,7 @@ def test_a_cluster_of_processes_gives_the_same_and_survives_a_killed_worker(tmp_
     # The first death is reported: the tries are those of sciml.
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         cluster = LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.CRITICAL
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.CRITICAL
         )
         with cluster, Client(cluster), joblib.parallel_config(backend="dask"), sciml.config_context(dtype="float32"):
             seen = sciml.parallel.map(pid_and_settings, range(20))

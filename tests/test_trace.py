@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sciml
-from sciml._trace import _open, record, tracing
+from sciml._trace import _open, isolated_trace, record, tracing
 
 
 def some_decisions():
@@ -46,6 +46,16 @@ def test_nested_traces_both_record_and_an_error_closes_them():
     assert [entry["operation"] for entry in inner] == ["second"]
     assert not tracing()
     assert _open.get() is None
+
+
+def test_an_isolated_trace_keeps_its_decisions_to_itself():
+    with sciml.trace() as outer:
+        with isolated_trace() as inner:
+            record("inside")
+        with isolated_trace(wanted=False) as none:
+            record("unheard")
+        record("outside")
+    assert [[entry["operation"] for entry in log] for log in (outer, inner, none)] == [["outside"], ["inside"], []]
 
 
 def test_a_thread_of_its_own_has_traces_of_its_own():
