@@ -122,14 +122,27 @@ def solve(A, B, options=None, note=None, adjoint=False):
 
 
 def _solve(A, B, adjoint, options, note):
-    """Return the solution without a graph; tell in `note` how."""
+    """Return the solution without a graph; tell in `note` how, and the open traces."""
     method, reason = choose(A, options.method)
     note["method"], note["reason"], note["adjoint"] = method, reason, adjoint
+    start = time.perf_counter()
     if B.numel() == 0:
-        return torch.zeros_like(B)
+        X = torch.zeros_like(B)
+    elif method == "krylov":
+        X = _krylov(A.H if adjoint else A, B, options, note)
+    else:
+        X = _without_iterations(A, B, adjoint, method)
+    note["engine"] = _krylov_name(A) if method == "krylov" else f"{type(A).__name__}, {method}"
+    record(
+        "solve, adjoint" if adjoint else "solve",
+        shapes=(A.shape, B.shape),
+        engine=note["engine"],
+        device=A.device,
+        reason=reason,
+        seconds=time.perf_counter() - start,
+    )
     if method == "krylov":
-        return _krylov(A.H if adjoint else A, B, options, note)
-    X = _without_iterations(A, B, adjoint, method)
+        return X  # its run says whether it is finite
     if not bool(torch.isfinite(X).all()):
         raise InvalidInputError(
             "A must be invertible; its solution is not finite, so A is singular to rounding, or b too large for its "
@@ -183,8 +196,6 @@ def solve_run(A, B, leave, options):
     start, note = time.perf_counter(), {}
     X = solve(A, B, options, note)
     seconds = time.perf_counter() - start
-    engine = {"direct": f"{type(A).__name__}, direct", "dense": "dense"}.get(note["method"], _krylov_name(A))
-    record("solve", shapes=(A.shape, B.shape), engine=engine, device=A.device, reason=note["reason"], seconds=seconds)
     if "run" in note:
         return _krylov_story(A, X, leave, note)
     return _direct_story(A, B, X, leave, note, seconds)
@@ -215,7 +226,7 @@ def _direct_story(A, B, X, leave, note, seconds):
         reason="a direct method, without iterations" if exact else "a direct method, spoilt by rounding",
         residual=float(residual[0]) if vector else residual,
         n_matvec=0,
-        engine=f"{type(A).__name__}, direct" if note["method"] == "direct" else "dense",
+        engine=note["engine"],
         device=str(A.device),
         preconditioner="none",
         condition=math.nan if condition is None else condition,

@@ -91,6 +91,9 @@ class _Spectral(LinearOperator):
             s = s.to(dtype=s.dtype if kind == "torch" and s.requires_grad else real)
         common["dtype"] = torch.promote_types(common["dtype"], s.dtype) if s.is_complex() else common["dtype"]
         common["kind"] = "torch" if "torch" in (kind, common["kind"]) else "numpy"
+        # A factor of shorter precision would spoil the solution of the whole.
+        eps = torch.finfo(common["dtype"]).eps
+        factors = [A if torch.finfo(A.dtype).eps == eps else A.to(common["dtype"]) for A in factors]
         self.factors, self.shift = tuple(factors), s.to(common["device"])
         self._shifted = bool(s != 0) or s.requires_grad
         symmetric = all(A.symmetric for A in factors) and not s.is_complex()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse
 import torch
 
 from sciml.kernels import Gaussian
@@ -347,6 +346,79 @@ CASES = [
 ]
 
 
+def hermitian_column(a, b):
+    """A complex column with a real beginning."""
+    return torch.complex(a, 0.2 * b * torch.tensor([0.0, 1, 1, 1, 1], dtype=b.dtype))
+
+
+def toeplitz_of(c):
+    """A Hermitian Toeplitz matrix, entry by entry."""
+    n = len(c)
+    return torch.stack([torch.stack([c[i - j] if i >= j else c[j - i].conj() for j in range(n)]) for i in range(n)])
+
+
+CASES += [
+    Case(
+        "hermitian toeplitz",
+        lambda a, b: Toeplitz(hermitian_column(a, b)),
+        lambda a, b: toeplitz_of(hermitian_column(a, b)),
+        pair(one_level, normal(5)),
+    ),
+    Case(
+        "complex toeplitz",
+        lambda a, b: Toeplitz(torch.complex(a, b), torch.complex(a, -b)[:3]),
+        lambda a, b: toeplitz(torch.complex(a, b), torch.complex(a, -b)[:3]),
+        pair(normal(4), normal(4)),
+        square=False,
+    ),
+    Case(
+        "complex kronecker shifted",
+        lambda R, Q: Kronecker(complex_spd(R, Q), complex_spd(R.T, Q), shift=0.5),
+        lambda R, Q: kron(complex_spd(R, Q), complex_spd(R.T, Q)) + 0.5 * eye(4),
+        pair(normal(2, 2), normal(2, 2)),
+        units=False,
+    ),
+    Case(
+        "complex kronecker sum, not hermitian",
+        lambda R, Q: KroneckerSum(torch.complex(R, Q), R + 3 * eye(2)),
+        lambda R, Q: kron(torch.complex(R, Q), eye(2)) + kron(eye(2), R + 3 * eye(2)),
+        pair(normal(2, 2), normal(2, 2)),
+        units=False,
+    ),
+    Case(
+        "complex low rank",
+        lambda U, V, d: LowRank(torch.complex(U, V), diagonal=d),
+        lambda U, V, d: torch.complex(U, V) @ torch.complex(U, V).mH + torch.diag(d),
+        lambda rng: (rng.standard_normal((4, 2)), rng.standard_normal((4, 2)), rng.uniform(1, 2, 4)),
+        units=False,
+    ),
+    Case(
+        "complex triangle",
+        lambda R, Q: Triangular(torch.complex(R, Q)),
+        lambda R, Q: torch.complex(R, Q).tril(),
+        lambda rng: (steady(rng, 3), rng.standard_normal((3, 3))),
+    ),
+    Case(
+        "complex sparse",
+        lambda v, w: Sparse.from_entries(ROWS, COLUMNS, torch.complex(v, w), (5, 5)),
+        lambda v, w: dense_of(torch.complex(v, w)),
+        lambda rng: (rng.uniform(1, 2, 8), rng.uniform(1, 2, 8)),
+    ),
+    Case(
+        "complex saddle point",
+        lambda R, Q, B: Block2x2(Dense(complex_spd(R, Q), posdef=True), torch.complex(B, 2 * B)),
+        lambda R, Q, B: torch.cat(
+            [
+                torch.cat([complex_spd(R, Q), torch.complex(B, 2 * B)], 1),
+                torch.cat([torch.complex(B, 2 * B).mH, torch.zeros(1, 1, dtype=torch.complex128)], 1),
+            ]
+        ),
+        lambda rng: (rng.standard_normal((3, 3)), rng.standard_normal((3, 3)), rng.standard_normal((3, 1))),
+        units=False,
+    ),
+]
+
+
 def _corner(n):
     """The two corners that close a periodic difference."""
     C = torch.zeros(n, n, dtype=torch.float64)
@@ -357,8 +429,3 @@ def _corner(n):
 def tensors(case, rng, **options):
     """Draw the tensors of a case."""
     return [torch.tensor(np.asarray(t), dtype=torch.float64, **options) for t in case.draw(rng)]
-
-
-def from_sparse(values):
-    """The sparse case as SciPy has it."""
-    return scipy.sparse.coo_array((values, (ROWS, COLUMNS)), shape=(5, 5))

@@ -134,6 +134,17 @@ def test_says_what_does_not_fit(make, complaint):
         make()
 
 
+@pytest.mark.parametrize("kind", [Kronecker, KroneckerSum])
+def test_a_factor_of_shorter_precision_does_not_spoil_the_rest(kind, rng):
+    A, B = spd(3, rng).astype(np.float32), spd(4, rng)
+    M = kind(A, B, shift=0.5)
+    x = rng.standard_normal(12)
+    np.testing.assert_allclose(M.solve(M @ x), x, rtol=1e-11)
+    np.testing.assert_allclose(
+        kind(A, B + np.triu(B, 1)).to_dense(), kind(A.astype(float), B + np.triu(B, 1)).to_dense()
+    )
+
+
 def test_symmetry_of_arrays_is_seen(rng):
     A = spd(2, rng)
     assert Kronecker(A, A).symmetric
