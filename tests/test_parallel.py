@@ -737,3 +737,12 @@ def test_record_of_a_hidden_trace_is_not_lost_by_the_outer_one():
         sciml.parallel.map(lambda i: record("inside"), [0])
         record("outside")
     assert [entry["operation"] for entry in log] == ["inside", "outside"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@in_process
+def test_tensors_come_back_from_a_gpu(kind):
+    with workers(kind):
+        values = sciml.parallel.map(lambda i: torch.full((2,), i, device="cuda"), range(3))
+    assert [value.device.type for value in values] == ["cpu"] * 3

@@ -152,3 +152,19 @@ def test_a_failed_attempt_has_given_its_memory_back_before_the_next():
 )
 def test_sizes_read_well(n, text):
     assert memory._size(n) == text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_full_device_becomes_the_named_error_and_gives_its_memory_back():
+    free = budget(1.0, "cuda")
+    assert 0 < free <= torch.cuda.mem_get_info()[1]
+    with pytest.raises(MemoryBudgetError, match="ran out of memory on cuda") as caught:
+        halving(lambda tile: torch.empty(tile * free, dtype=torch.uint8, device="cuda"), 64, device="cuda", **WORDS)
+    assert caught.value.needed > free
+    # The fourth half fits.
+    value, tile = halving(
+        lambda t: torch.empty(t * (free // 12), dtype=torch.uint8, device="cuda"), 128, device="cuda", **WORDS
+    )
+    assert tile == 8
+    assert value.shape == (8 * (free // 12),)
