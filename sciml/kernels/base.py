@@ -77,7 +77,9 @@ class Kernel:
 
         (points,), leave = enter(x, names=("x",))
         if points.ndim < 2:
-            raise InvalidInputError(f"x must be points of shape (n, d); got shape {tuple(points.shape)}. Pass x[:, None].")
+            raise InvalidInputError(
+                f"x must be points of shape (n, d); got shape {tuple(points.shape)}. Pass x[:, None]."
+            )
         origin = torch.zeros((1, points.shape[-1]), dtype=points.dtype, device=points.device)
         value = self(origin)[0, 0]  # a function of the difference is constant there
         return leave(value.expand(points.shape[:-1]).clone())
@@ -88,7 +90,7 @@ class Kernel:
 
         None, for a kernel defined elsewhere, whose name and attributes tell nothing, has its graph compared instead.
         """
-        return None
+        return
 
     def _unit(self):
         """Return the power of two by which lengths are divided."""
@@ -279,10 +281,7 @@ def positive(name, value, sizes=None, zero=False):
     if isinstance(value, torch.Tensor):
         kept, plain = value, value.detach().cpu().to(torch.float64).numpy()
     else:
-        try:
-            plain = np.array(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise InvalidInputError(f"{rule}; got {value!r} of type {type(value).__name__}. Pass a number.") from None
+        plain = real_array(rule, value)
         kept = float(plain) if plain.ndim == 0 else plain
     if plain.size == 0 or (plain.ndim > 1 if sizes is None else plain.shape not in sizes):
         allowed = "a number or a vector" if sizes is None else " or ".join(map(str, sizes))
@@ -293,6 +292,17 @@ def positive(name, value, sizes=None, zero=False):
     return kept
 
 
+def real_array(rule, value):
+    """Return a parameter as a float64 array of its own; refuse texts, complex numbers and ragged lists."""
+    try:
+        given = np.array(value)
+    except ValueError:
+        given = np.array(None)
+    if given.dtype.kind not in "biuf":
+        raise InvalidInputError(f"{rule}; got {value!r} of type {type(value).__name__}. Pass a number.")
+    return given.astype(np.float64)
+
+
 def power_of_two(lengths):
     """Return the power of two at or below the smallest of some lengths."""
     smallest = float(_as_tensor(lengths).detach().min())
@@ -301,6 +311,12 @@ def power_of_two(lengths):
 
 def _as_tensor(value):
     return value if isinstance(value, torch.Tensor) else torch.as_tensor(value, dtype=torch.float64)
+
+
+def _long(value):
+    """Return a parameter in float64, in which inverses and products of parameters are formed."""
+    tensor = _as_tensor(value)
+    return tensor if tensor.device.type == "mps" else tensor.to(torch.float64)  # Apple's devices have no float64
 
 
 def _show(value):

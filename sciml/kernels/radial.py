@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from sciml.exceptions import InvalidInputError
-from sciml.kernels.base import Kernel, _as_tensor, positive, power_of_two
+from sciml.kernels.base import Kernel, _long, positive, power_of_two
 from sciml.linalg.engines.entries import Entries, safe_sqrt
 
 
@@ -43,7 +43,7 @@ class Radial(Kernel):
 
     def _inverse(self, unit):
         """Return 1 / l^2 for one lengthscale, and 1 / l for several."""
-        lengths = _as_tensor(self._given["lengthscale"]) / unit
+        lengths = _long(self._given["lengthscale"]) / unit
         return (1 / lengths.reshape(()) ** 2) if lengths.numel() == 1 else 1 / lengths
 
     def _prepared(self, unit):
@@ -225,7 +225,7 @@ class RationalQuadratic(Radial):
         self._given["alpha"] = positive("alpha", alpha, sizes=((), (1,)))
 
     def _prepared(self, unit):
-        return [self._inverse(unit), _as_tensor(self._given["alpha"]).reshape(())]
+        return [self._inverse(unit), _long(self._given["alpha"]).reshape(())]
 
     def _profile(self, q, alpha):
         return self._log_profile(q, alpha).exp()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sciml.exceptions import InvalidInputError
-from sciml.kernels.base import Kernel, _as_tensor, positive, power_of_two
+from sciml.kernels.base import Kernel, _as_tensor, _long, positive, power_of_two, real_array
 from sciml.kernels.radial import _matern
 from sciml.validation import check_option
 
@@ -48,7 +48,7 @@ class Laplace(Kernel):
         return power_of_two(self._given["lengthscale"])
 
     def _prepared(self, unit):
-        inverse = unit / _as_tensor(self._given["lengthscale"])
+        inverse = unit / _long(self._given["lengthscale"])
         return [inverse.reshape(()) if inverse.numel() == 1 else inverse]
 
     def _key(self):
@@ -96,7 +96,8 @@ class SpectralMixture(Kernel):
         size = tuple(weights.shape)
         super().__init__(weights=positive("weights", weights, sizes=(size[:1],), zero=True))
         for name, value in (("frequencies", frequencies), ("bandwidths", bandwidths)):
-            value = value if isinstance(value, torch.Tensor) else np.atleast_1d(np.asarray(value, dtype=np.float64))
+            if not isinstance(value, torch.Tensor):
+                value = np.atleast_1d(real_array(f"{name} must be real and finite", value))
             shape = tuple(value.shape)
             if len(shape) not in (1, 2) or shape[0] != size[0]:
                 raise InvalidInputError(
@@ -111,7 +112,7 @@ class SpectralMixture(Kernel):
         return max(self._table("frequencies").shape[1], self._table("bandwidths").shape[1])
 
     def _table(self, name):
-        value = _as_tensor(self._given[name])
+        value = _long(self._given[name])
         return value if value.ndim == 2 else value[:, None]
 
     def _check_width(self, d):
@@ -136,7 +137,7 @@ class SpectralMixture(Kernel):
         return power_of_two(1 / fastest) if fastest > 0 else 1.0
 
     def _prepared(self, unit):
-        weights = _as_tensor(self._given["weights"])
+        weights = _long(self._given["weights"])
         omega, rho = 2 * math.pi * self._table("frequencies") * unit, self._table("bandwidths") * unit
         return [part for q in range(len(weights)) for part in (weights[q], _thin(omega[q]), _thin(rho[q]))]
 

@@ -17,7 +17,7 @@ from sciml.exceptions import InvalidInputError
 
 
 class Functions:
-    """What makes ``np.exp(d)`` and ``torch.exp(d)`` mean ``d.exp()``, and lets arrays stand on the left of operators."""
+    """Make ``np.exp(d)`` and ``torch.exp(d)`` mean ``d.exp()``, and let arrays stand on the left of operators."""
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):

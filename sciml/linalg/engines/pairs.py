@@ -68,7 +68,9 @@ def _of_kernel(kernel, params, Y, X, log):
         centre = X.detach().to(torch.float64).mean(0).to(X.dtype)
         moved_Y, moved_X = Y - centre, X - centre
         if _product_is_exact(kernel, moved_Y, moved_X, prepared):
-            pair = Pair(function, None if key is None else ("product", key), squared=kernel._squared, scale=kernel._scale)
+            pair = Pair(
+                function, None if key is None else ("product", key), squared=kernel._squared, scale=kernel._scale
+            )
             Y, X = moved_Y, moved_X
     return pair, Y, X, prepared
 

@@ -107,7 +107,9 @@ def kernel_sum(
     (Y, X, B), leave = _enter(y, x, b, names=("y", "x", "b"), dtype=dtype, device=device, check_finite=check_finite)
     Y, X = _points(y, x, Y, X, kernel, center)
     if B.ndim == 0:
-        raise InvalidInputError(f"b must have one row for each of the {X.shape[-2]} rows of x; got the number {B.item()}.")
+        raise InvalidInputError(
+            f"b must have one row for each of the {X.shape[-2]} rows of x; got the number {B.item()}."
+        )
     vector = B.ndim == 1
     B = B[:, None] if vector else B
     if X.shape[-2] != B.shape[-2]:
