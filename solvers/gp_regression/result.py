@@ -221,7 +221,7 @@ class GPRegression(Result):
     @classmethod
     def _restore(cls, fields, state):
         kernel, points = read(state["kernel"]), torch.as_tensor(fields["points"])
-        kind = IterativePosterior if "inducing" in state else exact.ExactPosterior
+        kind = IterativePosterior if "iterative" in state else exact.ExactPosterior
         return cls(**fields, kernel=kernel, posterior=kind.restored(points, kernel, fields["noise_std"] ** 2, state))
 
     def __reduce__(self):
