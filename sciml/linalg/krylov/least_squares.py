@@ -35,7 +35,7 @@ def lsmr(A, b, *, damp=0.0, x0=None, tol=1e-8, max_iter=None, callback=None, on_
     tol : float
         Every column satisfies ``norm(r) <= tol * norm(b)`` (a consistent system) or
         ``norm(A.H @ r) <= tol * norm(A) * norm(r)`` (least squares), r and A with the rows of the damping, recomputed
-        in float64; norm(A) is an estimate from the iteration. 1e-8 by default.
+        in float64; norm(A) is an estimate from below. 1e-8 by default.
     max_iter : int or None
         Iterations at most; None (the default) takes ``min(max(10 min(n, m), 1000), 5000)``.
     callback : callable or None
@@ -180,7 +180,6 @@ class _GolubKahan:
         self.zetabar, self.alphabar = self.alpha * self.beta, self.alpha
         self.rho, self.rhobar, self.cbar, self.sbar, self.zeta = one, one, one, zero, zero
         self.betadd, self.betad, self.rhod, self.tautilde, self.thetatilde = self.beta, zero, one, zero, zero
-        self.square = self.alpha**2
         self.low, self.high, self.is_first = torch.full_like(one, np.inf), zero, True
 
     def step(self):
@@ -203,9 +202,10 @@ class _GolubKahan:
         self.d = self.d + row(self.zeta / _safe(self.rho * self.rhobar)) * self.hbar
         self.h = self.v - row(theta / _safe(self.rho)) * self.h
         self._norm_of_residual(c, s, thetabar, zeta_old)
-        self.square = self.square + beta**2
-        self.problem.norm_A = torch.where(self.active, self.square.sqrt(), self.problem.norm_A)
-        self.square = self.square + alpha**2
+        # The norm of a column of the bidiagonal matrix is at most that of A; the sum of squares over all columns, which
+        # the paper takes, counts directions twice once orthogonality is lost.
+        column = torch.where(self.active, torch.hypot(self.alpha, beta), 0.0)
+        self.problem.norm_A = torch.maximum(self.problem.norm_A, column)
         self.alpha = alpha
         self._note_condition(rhobar_old, rhotemp)
 
