@@ -461,8 +461,9 @@ class LinearOperator:
         r"""Return :math:`\log \det A`, differentiable, shape batch_shape.
 
         Exact by the formula of the structure, and by a dense factorisation up to n = 8000. Beyond that, for positive
-        definite operators, by stochastic Lanczos quadrature, whose relative error falls like one over the square root
-        of ``n_probes``; :func:`sciml.linalg.krylov.stochastic_logdet` gives its standard error.
+        definite operators, by stochastic Lanczos quadrature, whose error falls like one over the square root of
+        ``n_probes`` and whose derivative is of first order only; :func:`sciml.linalg.stochastic_logdet` gives its
+        standard error, which :func:`sciml.trace` shows, too.
 
         Parameters
         ----------

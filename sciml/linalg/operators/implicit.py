@@ -2,7 +2,7 @@ r"""Solves and determinants with derivatives by the implicit function theorem, t
 
 Notation  x = A^{-1} b; g the gradient by x; w = A^{-H} g, the gradient by b; the gradient by a parameter theta is
           -<w, (dA / dtheta) x>, one product differentiated with x and w held; for L = log |det A| it is
-          sum_k <A^{-H} e_k, (dA / dtheta) e_k>, in blocks of unit vectors e_k, or the mean over random signs.
+          sum_k <(A^{-1} e_k)^H, e_k^H (dA / dtheta)>, in blocks of unit vectors e_k.
 Cost      a backward pass is one solve of the same kind and one product; the factorisation of the forward pass serves.
 Pitfalls  "held" must not mean detached, or second derivatives are lost: the parameters are replaced by views of
           themselves, the product is differentiated by the views only, and x and w keep their own graphs. The backward
@@ -22,7 +22,6 @@ from sciml.exceptions import ConditioningWarning, InvalidInputError
 from sciml.iterate import Status, caller_level
 from sciml.linalg.operators import base
 from sciml.linalg.operators.direct import dense_factor
-from sciml.random import generator, normal
 
 # A relative error beyond this is worth a warning.
 _DIGITS = 1e-3
@@ -286,45 +285,27 @@ def _warn_of_rounding(A, condition, residual):
 
 
 class _Logdet(torch.autograd.Function):
-    """log |det A|, whose gradient is tr(A^{-1} dA): exactly by blocks of rows, or by probes of random signs."""
+    """log |det A| with its gradient tr(A^{-1} dA), by blocks of rows."""
 
     @staticmethod
-    def forward(ctx, A, value, signs, *parameters):
-        ctx.A, ctx.signs = A, signs
+    def forward(ctx, A, value, *parameters):
+        ctx.A = A
         ctx.save_for_backward(*parameters)
         return value.clone()
 
     @staticmethod
     def backward(ctx, G):
-        A, parameters, needed = ctx.A, ctx.saved_tensors, ctx.needs_input_grad[3:]
-        direct = A._direct() is None and A.shape[0] <= _DENSE_LOGDET and ctx.signs is None
-        options = Options("direct") if direct else Options()
+        A, parameters, needed = ctx.A, ctx.saved_tensors, ctx.needs_input_grad[2:]
+        options = Options("direct") if A._direct() is None else Options()
         total = [None] * len(parameters)
-        for E, act in _probes(A) if ctx.signs is None else _random_probes(A, ctx.signs):
-            E = E.expand(*A.batch_shape, *E.shape[-2:])
-            rows = ctx.signs is None
-            # <A^{-H} E, A E>, or with all rows of A in turn <(A^{-1} E)^H, E^H A>
-            W = _Solve.apply(A, not rows, options, {}, E, *parameters)
-            W = (W.mH if rows else W / E.shape[-1]) * G[..., None, None]
-            parts = pull_back(A, parameters, needed, W, act)
+        for start in range(0, A.shape[0], base._BLOCK):
+            stop = min(start + base._BLOCK, A.shape[0])
+            E = base.unit_vectors(A, start, stop).expand(*A.batch_shape, A.shape[0], stop - start)
+            # tr(A^{-1} E E^H dA) is the inner product of (A^{-1} E)^H and these rows of dA.
+            W = _Solve.apply(A, False, options, {}, E, *parameters).mH * G[..., None, None]
+            parts = pull_back(A, parameters, needed, W, lambda twin, a=start, b=stop: twin._rows(a, b))
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, parts, strict=True)]
-        return None, None, None, *total
-
-
-def _probes(A):
-    """Yield blocks of unit vectors, and the rows of an operator that they pick."""
-    n = A.shape[0]
-    for start in range(0, n, base._BLOCK):
-        stop = min(start + base._BLOCK, n)
-        yield base.unit_vectors(A, start, stop), lambda twin, a=start, b=stop: twin._rows(a, b)
-
-
-def _random_probes(A, signs):
-    """Yield one block of random signs, whose mean square is the identity, and the product with it."""
-    n_probes, seed = signs
-    draw = normal(np.random.default_rng(seed), (A.shape[0], n_probes), device=A.device)
-    E = torch.where(draw >= 0, 1.0, -1.0).to(A.dtype)
-    yield E, lambda twin: twin._matmat(E)
+        return None, None, *total
 
 
 def slogdet(A, method, n_probes, random_state):
@@ -342,7 +323,7 @@ def slogdet(A, method, n_probes, random_state):
     if method == "exact" or (method == "auto" and A.shape[0] <= _DENSE_LOGDET):
         sign, value = factored_slogdet(A)
         record("logdet", shapes=(A.shape,), engine="factorisation", device=A.device, reason=f"n={A.shape[0]}")
-        return sign.to(A.dtype), _Logdet.apply(A, value, None, *A.parameters())
+        return sign.to(A.dtype), _Logdet.apply(A, value, *A.parameters())
     return _stochastic(A, n_probes, random_state)
 
 
@@ -351,7 +332,7 @@ def exact_slogdet(A):
     found = A._logdet_direct()
     if found is None and A.shape[0] <= _DENSE_LOGDET:
         sign, value = factored_slogdet(A)
-        found = sign.to(A.dtype), _Logdet.apply(A, value, None, *A.parameters())
+        found = sign.to(A.dtype), _Logdet.apply(A, value, *A.parameters())
     return found
 
 
@@ -363,21 +344,20 @@ def factored_slogdet(A):
 
 
 def _stochastic(A, n_probes, random_state):
-    from sciml.linalg.krylov import stochastic_logdet
+    from sciml.linalg.krylov import Preconditioner, stochastic_logdet
 
     if not A.posdef:
         raise InvalidInputError(
             f"A must be positive definite for a stochastic logdet; got {A!r}. Say posdef=True if it is, or pass "
             "method='exact', which forms the dense matrix."
         )
-    with torch.no_grad():
-        found = stochastic_logdet(A, n_probes=n_probes, random_state=random_state)
-    value = torch.as_tensor(getattr(found, "value", found), device=A.device)
-    real = torch.empty(0, dtype=A.dtype).real.dtype
-    value = value.to(real)
-    record("logdet", shapes=(A.shape,), engine="stochastic Lanczos", device=A.device, reason=f"n={A.shape[0]}")
-    signs = (n_probes, int(generator(random_state).integers(2**63 - 1)))
-    return torch.ones_like(value), _Logdet.apply(A, value, signs, *A.parameters())
+    M = A._preconditioner()
+    M = M if isinstance(M, Preconditioner) else None
+    found = stochastic_logdet(A, n_probes=n_probes, M=M, random_state=random_state)
+    value = torch.as_tensor(found.value, device=A.device)
+    reason = f"n={A.shape[0]}, standard error {float(np.max(found.standard_error)):.1e}"
+    record("logdet", shapes=(A.shape,), engine="stochastic Lanczos", device=A.device, reason=reason)
+    return torch.ones_like(value), value
 
 
 def _refuse_infinite(value):

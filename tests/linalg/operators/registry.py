@@ -380,7 +380,7 @@ CASES += [
     ),
     Case(
         "complex kronecker sum, not hermitian",
-        lambda R, Q: KroneckerSum(torch.complex(R, Q), R + 3 * eye(2)),
+        lambda R, Q: KroneckerSum(torch.complex(R, Q), R + 3 * torch.eye(2, dtype=R.dtype)),
         lambda R, Q: kron(torch.complex(R, Q), eye(2)) + kron(eye(2), R + 3 * eye(2)),
         pair(normal(2, 2), normal(2, 2)),
         units=False,

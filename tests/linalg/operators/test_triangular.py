@@ -28,6 +28,11 @@ def test_the_condition_is_found():
         Triangular(np.eye(50) - np.tril(np.ones((50, 50)), -1)).solve(np.ones(50))
 
 
+def test_the_determinant_has_its_sign():
+    sign, value = Triangular(np.diag([0.5, -0.25, 4.0])).slogdet()
+    assert (sign, value) == (-1, pytest.approx(-np.log(2)))
+
+
 def test_needs_a_square():
     with pytest.raises(InvalidInputError, match=r"A must have shape \(..., n, n\); got \(2, 3\)"):
         Triangular(np.ones((2, 3)))
