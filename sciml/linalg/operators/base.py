@@ -91,6 +91,10 @@ class LinearOperator:
         flags = "".join(f" {word}" for word in ("posdef", "symmetric") if getattr(self, word))
         return f"<{type(self).__name__} {self.shape[0]}x{self.shape[1]}{batch} {str(self.dtype)[6:]}{flags}>"
 
+    def __getstate__(self):
+        # Factorisations of SciPy do not travel to other processes; they are made again there.
+        return self.__dict__ | {"_cache": {}}
+
     # ------------------------------------------------------------ what subclasses give
 
     def _apply(self, X):

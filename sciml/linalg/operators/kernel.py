@@ -27,6 +27,7 @@ _CHOLESKY_SIZE = 8000
 # The share of the memory budget that a dense matrix may take to serve several products.
 _SHARE = 0.25
 _CHUNK = 64
+_MANY = 50
 
 
 class KernelOperator(LinearOperator):
@@ -114,7 +115,9 @@ class KernelOperator(LinearOperator):
     def _sum(self, y, x, X):
         if X.numel() == 0 or 0 in self.shape:
             return X.new_zeros(*X.shape[:-2], y.shape[0], X.shape[-1])
-        return kernel_sum(y, x, X, engine=self._engine, check_finite=False, **self._function())
+        # Who multiplies twice is likely to iterate, so that compiling pays.
+        expected = 1 if self._products < 2 else _MANY
+        return kernel_sum(y, x, X, engine=self._engine, products=expected, check_finite=False, **self._function())
 
     def _kept(self):
         """The dense matrix without the diagonal where it is worth keeping, else None."""

@@ -52,12 +52,12 @@ class Sparse(LinearOperator):
 
     def __init__(self, A, *, symmetric=False, posdef=False, check=False, name="A"):
         if isinstance(A, torch.Tensor):
-            kind, coo = "torch", A.to_sparse_coo().coalesce()
-            (rows, columns), values = coo.indices(), coo.values()
+            kind, entries = "torch", A.to_sparse_coo().coalesce()
+            (rows, columns), values = entries.indices(), entries.values()
         else:
-            kind, coo = "numpy", scipy.sparse.csr_array(A).tocoo()
-            rows, columns = (torch.from_numpy(i.astype(np.int64)) for i in coo.coords)
-            data = coo.data if coo.data.dtype.char in "fdFD" else coo.data.astype(np.float64)
+            kind, entries = "numpy", scipy.sparse.csr_array(A).tocoo()
+            rows, columns = (torch.from_numpy(i.astype(np.int64)) for i in entries.coords)
+            data = entries.data if entries.data.dtype.char in "fdFD" else entries.data.astype(np.float64)
             values = torch.from_numpy(np.ascontiguousarray(data))
         self._fill(rows, columns, values, A.shape, symmetric, posdef, kind, name)
         if check:

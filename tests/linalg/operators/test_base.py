@@ -1,5 +1,7 @@
 """The base class: arrays in and out, claims, errors, adapters, counts."""
 
+import pickle
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -265,6 +267,17 @@ def test_derivatives_pass_through_a_krylov_solve(rng):
 
     assert torch.autograd.gradcheck(solution, (c, b.requires_grad_()))
     assert torch.autograd.gradgradcheck(solution, (c, b))
+
+
+def test_travels_to_other_processes():
+    for A in (
+        Sparse(scipy.sparse.eye_array(3)),
+        Dense(np.eye(3), posdef=True),
+        laplacian(3),
+        Toeplitz([2.0, 1.0, 0.0]),
+    ):
+        x = A.solve(np.ones(3))
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(A)).solve(np.ones(3)), x)
 
 
 def test_a_large_dense_matrix_is_refused_before_it_is_made():

@@ -14,11 +14,9 @@ def poisson(n):
     return scipy.sparse.kronsum(D, D)
 
 
-@pytest.mark.parametrize("layout", ["csr", "csc", "coo", "lil", "bsr", "dia"])
+@pytest.mark.parametrize("layout", ["csr", "csc", "lil", "bsr", "dia", "dok"])
 def test_takes_every_layout(layout, rng):
-    M = scipy.sparse.random_array((7, 5), density=0.4, rng=rng, format=layout if layout != "lil" else "coo").asformat(
-        layout
-    )
+    M = scipy.sparse.random_array((7, 5), density=0.4, rng=rng).asformat(layout)
     x = rng.standard_normal((5, 2))
     A = Sparse(M)
     np.testing.assert_allclose(A @ x, M @ x, atol=1e-14)
