@@ -392,7 +392,8 @@ class LinearOperator:
             "auto" (the default) takes the direct method of the structure where there is one, the dense matrix up to
             n = 1024, else a Krylov method: cg if posdef, minres if symmetric, gmres.
         tol : float or None
-            For Krylov methods: bound on ``norm(b - A x) / norm(b)``; None (the default) is their own default.
+            For Krylov methods: bound on ``norm(b - A x) / norm(b)``; None (the default) is their own default, 1e-8, and
+            1e-5 in float32. A smaller one may give an answer in float64.
         max_iter : int or None
             For Krylov methods; None (the default) is their own default.
         M : operator, preconditioner or None

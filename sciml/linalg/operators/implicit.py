@@ -9,6 +9,7 @@ Pitfalls  "held" must not mean detached, or second derivatives are lost: the par
           pass itself calls the differentiable solve.
 """
 
+import dataclasses
 import math
 import time
 import warnings
@@ -17,14 +18,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from sciml._config import resolve
 from sciml._trace import record
-from sciml.exceptions import ConditioningWarning, InvalidInputError
+from sciml.exceptions import ConditioningWarning, ConvergenceWarning, InvalidInputError
 from sciml.iterate import Status, caller_level
 from sciml.linalg.operators import base
 from sciml.linalg.operators.direct import dense_factor
 
 # A relative error beyond this is worth a warning.
 _DIGITS = 1e-3
+# What is asked of iterations in float32, so that the answer can be float32.
+_SHORT_TOL = 1e-5
 # Up to this size an unknown structure has its determinant from a dense factorisation.
 _DENSE_LOGDET = 8000
 
@@ -70,7 +74,7 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(ctx, A, adjoint, options, note, B, *parameters):
         X = _solve(A, B.detach(), adjoint, options, note)
-        ctx.A, ctx.adjoint, ctx.options = A, adjoint, options
+        ctx.A, ctx.adjoint, ctx.options, ctx.dtype = A, adjoint, options, B.dtype
         ctx.save_for_backward(X, *parameters)
         return X
 
@@ -83,7 +87,8 @@ class _Solve(torch.autograd.Function):
             return twin._rmatmat(X) if ctx.adjoint else twin._matmat(X)
 
         gradients = pull_back(ctx.A, parameters, ctx.needs_input_grad[5:], -W, product)
-        return None, None, None, None, W if ctx.needs_input_grad[4] else None, *gradients
+        by_B = W.to(ctx.dtype) if ctx.needs_input_grad[4] else None
+        return None, None, None, None, by_B, *gradients
 
 
 def solve(A, B, options=None, note=None, adjoint=False):
@@ -181,10 +186,16 @@ def _krylov(A, B, options, note):
     M = options.M if options.M is not None else A._preconditioner()
     if note.get("adjoint") and isinstance(options.M, base.LinearOperator):
         M = options.M.H
-    keywords = {"M": M, "tol": options.tol, "max_iter": options.max_iter, "on_failure": options.on_failure}
+    on_failure = resolve("on_failure", options.on_failure)
+    if note.get("warns_later") and on_failure == "warn":
+        on_failure = "ignore"  # a warning from here would show a line of torch's
+    tol = options.tol
+    if tol is None and B.dtype in (torch.float32, torch.complex64):
+        tol = _SHORT_TOL
+    keywords = {"M": M, "tol": tol, "max_iter": options.max_iter, "on_failure": on_failure}
     run = getattr(krylov, name)(A, B, **{key: value for key, value in keywords.items() if value is not None})
     note["run"] = run
-    return run.value.to(B.dtype)
+    return run.value  # in float64 where float32 could not hold what tol asks for
 
 
 # ---------------------------------------------------------------- the answer with its story
@@ -192,18 +203,19 @@ def _krylov(A, B, options, note):
 
 def solve_run(A, B, leave, options):
     """Return the `SolveRun` of A X = B for a tensor B, its value through `leave`."""
-    start, note = time.perf_counter(), {}
+    start, note = time.perf_counter(), {"warns_later": True}
     X = solve(A, B, options, note)
     seconds = time.perf_counter() - start
     if "run" in note:
-        return _krylov_story(A, X, leave, note)
+        return _krylov_story(X, leave, note, options)
     return _direct_story(A, B, X, leave, note, seconds)
 
 
-def _krylov_story(A, X, leave, note):
-    import dataclasses
-
+def _krylov_story(X, leave, note, options):
     run = note["run"]
+    if not run.converged and run.status is not Status.STOPPED and resolve("on_failure", options.on_failure) == "warn":
+        text = f"{note['engine']} stopped after {run.n_iter} iterations with a residual of {np.max(run.residual):.2e}: "
+        warnings.warn(f"{text}{run.reason}.", ConvergenceWarning, stacklevel=caller_level())
     return dataclasses.replace(run, value=leave(X), choices={"method": note["reason"], **run.choices})
 
 

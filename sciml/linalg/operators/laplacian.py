@@ -12,6 +12,7 @@ G. Strang, The discrete cosine transform, 1999.
 """
 
 import math
+import numbers
 
 import torch
 
@@ -210,8 +211,8 @@ def laplacian(shape, spacing=1.0, *, boundary="dirichlet", shift=0.0, dtype=torc
     >>> (mode / A.solve(mode))[0].round(3)
     np.float64(19.738)
     """
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    spacings = (spacing,) * len(sizes) if isinstance(spacing, (int, float)) else tuple(spacing)
+    sizes = (shape,) if isinstance(shape, numbers.Real) else tuple(shape)
+    spacings = (spacing,) * len(sizes) if isinstance(spacing, numbers.Real) else tuple(spacing)
     ends = (boundary,) * len(sizes) if isinstance(boundary, str) else tuple(boundary)
     if not sizes or len(spacings) != len(sizes) or len(ends) != len(sizes):
         raise InvalidInputError(

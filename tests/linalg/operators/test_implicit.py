@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sciml
-from sciml.exceptions import InvalidInputError
+from sciml.exceptions import ConvergenceError, ConvergenceWarning, InvalidInputError
 from sciml.linalg.operators import Circulant, Dense, Diagonal, Function, LowRank, Product, Sum, Toeplitz
 from sciml.linalg.operators.implicit import Options, choose, solve
 
@@ -82,6 +82,34 @@ def test_a_large_determinant_is_estimated_and_says_so(monkeypatch):
 def test_an_estimate_needs_definiteness():
     with pytest.raises(InvalidInputError, match="A must be positive definite for a stochastic logdet"):
         Dense(np.eye(3)).logdet(method="stochastic")
+
+
+def test_iterations_in_float32(rng):
+    c = torch.tensor(np.r_[2.0, -0.9, np.zeros(1998)], dtype=torch.float32, requires_grad=True)
+    b = torch.from_numpy(rng.standard_normal(2000)).float().requires_grad_()
+    A = Toeplitz(c, posdef=True)
+    run = A.solve_run(b)
+    assert run.value.dtype == torch.float32
+    assert run.residual <= 1e-5
+    exact = A.solve_run(b, tol=1e-10)
+    assert exact.value.dtype == torch.float64
+    assert exact.residual <= 1e-10
+    for value in (run.value, exact.value):
+        by_c, by_b = torch.autograd.grad(value.sum(), (c, b))
+        assert by_c.dtype == by_b.dtype == torch.float32
+        wanted = Toeplitz(c.detach().double(), posdef=True).solve(torch.ones(2000, dtype=torch.float64), tol=1e-12)
+        torch.testing.assert_close(by_b.double(), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_missed_tolerance_is_told_at_the_line_of_the_caller(rng):
+    A, b = Toeplitz(np.r_[2.0, -1.0, np.zeros(1998)], posdef=True), rng.standard_normal(2000)
+    with pytest.warns(ConvergenceWarning, match="cg stopped after 3 iterations with a residual of .*max_iter") as told:
+        run = A.solve_run(b, max_iter=3)
+    assert told[0].filename == __file__
+    assert not run.converged
+    with pytest.raises(ConvergenceError, match="cg stopped after 3 iterations"):
+        A.solve(b, max_iter=3, on_failure="raise")
+    assert not A.solve_run(b, max_iter=3, on_failure="ignore").converged
 
 
 def test_a_product_of_many_kinds(rng):
