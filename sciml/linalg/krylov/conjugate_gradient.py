@@ -120,7 +120,9 @@ class ConjugateGradients(Descent):
         z = self.M(self.r)
         rho = dot(self.r, z)
         beta = torch.where(self.active & (self.rho != 0), rho / self.rho, 0.0)
-        self.p = torch.where(self.active[..., None, :], z + beta[..., None, :].to(real) * self.p, 0)
+        self.p = torch.addcmul(z, beta[..., None, :].to(real), self.p)
+        if not bool(self.active.all()):
+            self.p = torch.where(self.active[..., None, :], self.p, 0)
         self.rho = rho
         q = self.A(self.p)
         curvature, length = dot(self.p, q), dot(self.p, self.p)
@@ -132,8 +134,9 @@ class ConjugateGradients(Descent):
             self._diagnose(self.active & ~sound, rho, curvature, length)
             q = torch.where(sound[..., None, :], q, 0)  # 0 * NaN would spread
         alpha = torch.where(sound, rho / curvature, 0.0)
-        self.d = self.d + alpha[..., None, :].to(real) * self.p
-        self.r = self.r - alpha[..., None, :].to(real) * q
+        alpha_row = alpha[..., None, :].to(real)
+        self.d = torch.addcmul(self.d, alpha_row, self.p)
+        self.r = torch.addcmul(self.r, alpha_row, q, value=-1)
         self.size = dot(self.r, self.r).sqrt()
         self._record(alpha, beta)
 

@@ -76,6 +76,7 @@ def gmres(A, b, *, M=None, x0=None, tol=1e-8, max_iter=None, restart=50, callbac
 
     Examples
     --------
+    >>> import numpy as np
     >>> run = gmres(np.array([[1.0, 1.0], [-1.0, 1.0]]), np.array([2.0, 0.0]))
     >>> run.value.round(6), run.n_iter
     (array([1., 1.]), 2)

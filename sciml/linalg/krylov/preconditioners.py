@@ -48,6 +48,8 @@ class Preconditioner(LinearOperator):
         Rank of a low-rank part; None where there is none.
     reason : str
         Why it is what it is, for reports.
+    batch_shape : tuple of int
+        Leading axes; none by default.
 
     Examples
     --------

@@ -7,6 +7,8 @@ Pitfalls  the residual that a method carries along drifts from the true one, and
           converged before B - A X was formed anew.
 """
 
+from functools import cached_property
+
 import torch
 
 from sciml.iterate import End, Status, Step, run
@@ -81,7 +83,7 @@ def refined(system, tol, conditions, method, **options):
             descent.drop(estimate <= goal)
             if not bool(descent.active.any()):
                 break  # nothing is claimed before the residual is confirmed
-            yield _step(system, X + unit[..., None, :] * descent.correction, estimate, active)
+            yield _step(system, X, estimate, active, unit, descent.correction)
         conditions.append(descent.condition())
 
         before, turn = relative, turn + 1
@@ -104,8 +106,26 @@ def refined(system, tol, conditions, method, **options):
     return reason
 
 
-def _step(system, X, relative, active):
-    return Step(system.shaped(X), _largest(relative), {"active": int(active.sum())})
+class _Iterate(Step):
+    """A step whose value is formed when somebody looks at it: most are never looked at."""
+
+    def __init__(self, form, criterion, scalars):
+        for name, given in (("form", form), ("criterion", criterion), ("scalars", scalars)):
+            object.__setattr__(self, name, given)
+
+    @cached_property
+    def value(self):
+        """The iterate."""
+        return self.form()
+
+
+def _step(system, X, relative, active, unit=None, D=None):
+    """Return the iterate X, or X + unit D."""
+
+    def form():
+        return system.shaped(X if D is None else X + unit[..., None, :] * D)
+
+    return _Iterate(form, _largest(relative), {"active": int(active.sum())})
 
 
 def _largest(relative):
@@ -150,7 +170,7 @@ class Descent:
         Columns to work on.
     """
 
-    _per_column = ()
+    _per_column: tuple[str, ...] = ()
 
     def __init__(self, A, system, R, dtype, active, **options):
         self.A, self.system, self.R, self.dtype = A, system, R, dtype

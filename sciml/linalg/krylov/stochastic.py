@@ -92,9 +92,10 @@ def stochastic_logdet(A, *, n_probes=16, n_steps=200, M=None, random_state=None)
 
     Examples
     --------
-    >>> found = stochastic_logdet(np.diag([1.0, 2.0, 4.0]), n_probes=100, random_state=0)
-    >>> bool(abs(found.value - np.log(8)) < 4 * found.standard_error)
-    True
+    Of a diagonal matrix every vector of random signs sees the whole: log 8.
+
+    >>> round(float(stochastic_logdet(np.diag([1.0, 2.0, 4.0])).value), 6)
+    2.079442
     """
     operator = as_operator(A)
     n, m = operator.shape

@@ -1,4 +1,4 @@
-"""Preconditioners are near the matrix, know their determinant and their normal distribution, and say what they chose."""
+"""Preconditioners are near the matrix, know their determinant and how to draw, and say what they chose."""
 
 import numpy as np
 import pytest
