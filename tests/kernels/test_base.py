@@ -329,6 +329,7 @@ def test_kernels_made_elsewhere_are_not_taken_for_one_another(engine, rng):
     for kernel, truth in [
         (Cosine(1.0), np.cos(r)),
         (Cosine(3.0), np.cos(3 * r)),
+        (2 * Cosine(2.0) + Gaussian(), 2 * np.cos(2 * r) + np.exp(-(r**2) / 2)),
         (2 * Cosine(3.0) + Gaussian(), 2 * np.cos(3 * r) + np.exp(-(r**2) / 2)),
         (Gaussian(), np.exp(-(r**2) / 2)),
         (Shadow(), 1 / (1 + r**2)),

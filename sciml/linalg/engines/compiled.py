@@ -44,6 +44,8 @@ def is_cached(tile, rows, cols, params):
 
 def run(tile, rows, cols, params, place):
     """Return the outputs of a tile over all rows and columns, as :func:`sciml.linalg.engines.eager.run` does."""
+    # Whether a tensor asks for gradients is part of what torch compiles for: here none does.
+    rows, cols, params = ([tensor.detach() for tensor in tensors] for tensors in (rows, cols, params))
     function = _function(tile, rows, cols, params)
     m, n, dtype = rows[0].shape[0], cols[0].shape[0], rows[0].dtype
     with torch.no_grad():

@@ -30,6 +30,17 @@ def matrix(pair, Y, X, params):
     return K
 
 
+def _product(K, B):
+    """Return the matrix product; in float32, sums of more than a tile's columns are added up in float64."""
+    width = eager.columns(K.dtype)
+    if K.dtype != torch.float32 or K.shape[1] <= width or K.device.type == "mps":
+        return K @ B
+    total = torch.zeros((K.shape[0], B.shape[1]), dtype=torch.float64, device=K.device)
+    for j in range(0, K.shape[1], width):
+        total += K[:, j : j + width] @ B[j : j + width]
+    return total.to(K.dtype)
+
+
 def run(tile, rows, cols, params, place):
     """Return the outputs of a tile over all rows and columns, as :func:`sciml.linalg.engines.eager.run` does."""
     if not isinstance(tile, (SumTile, LogSumExpTile)):
@@ -38,6 +49,6 @@ def run(tile, rows, cols, params, place):
     with torch.no_grad(), _memory.exhaustion(what=place, remedy=remedy, device=rows[0].device):
         K = matrix(tile.pair, rows[0], cols[0], params)
         if isinstance(tile, SumTile):
-            return [K @ cols[1]]
+            return [_product(K, cols[1])]
         K += cols[1].T
         return [torch.logsumexp(K, 1, keepdim=True)]
