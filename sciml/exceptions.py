@@ -9,6 +9,10 @@ through process pools, with text and attributes.
 class SciMLError(Exception):
     """Base of every error that sciml raises on purpose."""
 
+    def __reduce__(self):
+        # Said here, since dask replaces the inherited way by one that fails for classes with two built-in bases.
+        return type(self), self.args, vars(self)
+
 
 class InvalidInputError(SciMLError, ValueError):
     """An argument breaks its rule: shape, range, option, a NaN."""

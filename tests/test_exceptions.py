@@ -40,3 +40,11 @@ def test_keeps_its_numbers_through_pickle(cls, numbers):
     again = pickle.loads(pickle.dumps(cls("too much", **numbers)))
     assert str(again) == "too much"
     assert vars(again) == numbers
+
+
+def test_an_error_travels_where_dask_has_its_hand_in_pickling():
+    pytest.importorskip("distributed")  # importing it is what changes pickling
+    error = ex.MemoryBudgetError("too much", needed=2, allowed=1)
+    error.add_note("of item 3")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.needed, again.allowed, again.__notes__) == ("too much", 2, 1, ["of item 3"])
