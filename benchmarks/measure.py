@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import inspect
 import json
 import os
 import platform
@@ -64,8 +65,8 @@ def peak_memory_mb(target, *arguments):
     Parameters
     ----------
     target : str
-        ``"package.module:function"``; the module's ``warm()``, if it has one, is called first, so that imports and
-        buffers of the first use do not count.
+        ``"package.module:function"``; the module's ``warm``, if it has one, is called first, with the arguments if it
+        takes any, so that imports, compilation and buffers of the first use do not count.
     *arguments
         Values that JSON can carry.
     """
@@ -79,7 +80,8 @@ def peak_memory_mb(target, *arguments):
 def _added_memory_mb(target, arguments):
     name, function = target.split(":")
     module = importlib.import_module(name)
-    getattr(module, "warm", lambda: None)()
+    warm = getattr(module, "warm", lambda: None)
+    warm(*(arguments if inspect.signature(warm).parameters else ()))
     before = _peak_mb(reset=True)
     getattr(module, function)(*arguments)
     return _peak_mb() - before
