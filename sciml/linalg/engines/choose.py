@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from sciml._config import resolve
-from sciml.exceptions import InvalidInputError, MemoryBudgetError
+from sciml.exceptions import InvalidInputError
 from sciml.linalg import memory as _memory
 from sciml.linalg.engines import compiled, dense, eager, keops
 from sciml.linalg.engines.availability import EngineUnavailable, reason_against, warn_once
@@ -167,15 +167,13 @@ def choose(engine, tile, rows, cols, params, *, products, memory):
         return Choice(engine, [(engine, "asked for by name")], allowed)
     find = _for_cuda if device.type == "cuda" else _for_cpu
     attempts = find(tile, rows, cols, params, m * n * max(1, products), products, allowed, needs)
-    attempts = [(name, reason) for name, reason in attempts if needs[name] <= allowed and not reason_against(name)]
-    if not attempts:
-        least = min(needs["eager"], needs["compiled"])
-        raise MemoryBudgetError(
-            f"kernel reductions of {m} x {n} pairs take at least {least} bytes; memory allows {allowed}. Raise memory.",
-            needed=least,
-            allowed=allowed,
-        )
-    return Choice("auto", attempts, allowed)
+    attempts = [(name, reason) for name, reason in attempts if not reason_against(name)]
+    fitting = [(name, reason) for name, reason in attempts if needs[name] <= allowed]
+    if not fitting:
+        least = min(needs[name] for name, _ in attempts)
+        what = f"a kernel reduction of {m} x {n} pairs"
+        _memory.require(least, what=what, remedy="take fewer points at once", memory=allowed, device=device)
+    return Choice("auto", fitting, allowed)
 
 
 def _for_cpu(tile, rows, cols, params, pairs, products, allowed, needs):

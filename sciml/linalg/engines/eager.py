@@ -19,7 +19,8 @@ def columns(dtype):
 
 def peak(tile, m, n, width, dtype):
     """Return the bytes of the temporaries: a tile for each coordinate that may be alive, and more for derivatives."""
-    return (6 + 2 * width) * (1 + 2 * tile.order) * _BYTES + 16 * (m + n)
+    area = min(m, _ROWS) * min(n, columns(dtype)) * dtype.itemsize
+    return (6 + 2 * width) * (1 + 2 * tile.order) * area + 16 * (m + n) * width
 
 
 def run(tile, rows, cols, params, place):
