@@ -229,7 +229,8 @@ def caller_level():
     True
     """
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("sciml."):
+    # PyTorch lies between where sciml is called back, as in derivatives.
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("sciml.", "torch.")):
         level, frame = level + 1, frame.f_back
     return level
 

@@ -31,8 +31,8 @@ def matrix(pair, Y, X, params):
 
 
 def _product(K, B):
-    """Return the matrix product; in float32, sums of more than a tile's columns are added up in float64."""
-    width = eager.columns(K.dtype)
+    """Return the matrix product; in float32, sums of many columns are added up in float64."""
+    width = 256  # a BLAS may add up a row one by one: a few hundred numbers cost a digit, a million cost six
     if K.dtype != torch.float32 or K.shape[1] <= width or K.device.type == "mps":
         return K @ B
     total = torch.zeros((K.shape[0], B.shape[1]), dtype=torch.float64, device=K.device)

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-
 HERE = [os.environ.get("CXX"), "g++", "c++", "clang++"]
 COMPILER = any(name and shutil.which(name.split()[0]) for name in HERE)
 
