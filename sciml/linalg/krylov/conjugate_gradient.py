@@ -31,7 +31,7 @@ def cg(A, b, *, M=None, x0=None, tol=1e-8, max_iter=None, callback=None, on_fail
     Parameters
     ----------
     A : LinearOperator, array, sparse matrix or callable
-        Shape (n, n), or a batch of such; a callable takes a block of columns (n, R) and returns one.
+        Shape (n, n), or a batch of such; a callable takes and returns vectors (n,), or blocks (n, R) if `b` is one.
     b : array, shape (n,), (n, R) or (..., n, R)
         Right sides, a column each, with the batch dimensions of `A` in front.
     M : LinearOperator, preconditioner, array, callable or None

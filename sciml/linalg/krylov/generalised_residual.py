@@ -25,7 +25,8 @@ def gmres(A, b, *, M=None, x0=None, tol=1e-8, max_iter=None, restart=50, callbac
     Parameters
     ----------
     A : LinearOperator, array, sparse matrix or callable
-        Shape (n, n), or a batch of such; need not be symmetric.
+        Shape (n, n), or a batch of such, symmetric or not; a callable takes and returns vectors (n,), or blocks (n, R)
+        if `b` is one.
     b : array, shape (n,), (n, R) or (..., n, R)
         Right sides, a column each, with the batch dimensions of `A` in front.
     M : LinearOperator, preconditioner, array, callable or None

@@ -5,21 +5,27 @@ Notation  A (n, m), with damping the stacked matrix [A; d I] and b extended by z
           norm of A^H r; h, hbar directions.
 Cost      one product with A and one with A^H a step; 5 blocks of memory.
 Pitfalls  a least-squares residual does not fall to zero, so what is judged is either r itself or its gradient A^H r,
-          relative to norm(A) norm(r), and both are formed anew before a claim; the iteration count grows as the
-          condition number of A, whose square never appears.
+          relative to norm(A) norm(r), and both are formed anew before a claim. The latter is a backward error: that of
+          x is up to the square of the condition number of A times it, so the default asks for more digits than other
+          methods do. Where r is small, rounding of b - A x allows less, and what float64 can reach counts as reached.
 """
+
+import warnings
 
 import numpy as np
 import torch
 
-from sciml.iterate import End, Status, Step, run
+from sciml.exceptions import ConditioningWarning
+from sciml.iterate import End, Status, Step, caller_level, run
 from sciml.linalg.krylov.system import System, norm, power_of_two
 from sciml.validation import check_number
 
 _RESTARTS = 3  # after a criterion that could not be confirmed
+_ROUNDING = 10 * torch.finfo(torch.float64).eps  # relative rounding of b - A x
+_DIGITS = 1e-2  # an estimated relative error of the answer beyond this is worth a warning
 
 
-def lsmr(A, b, *, damp=0.0, x0=None, tol=1e-8, max_iter=None, callback=None, on_failure=None, progress=None):
+def lsmr(A, b, *, damp=0.0, x0=None, tol=1e-12, max_iter=None, callback=None, on_failure=None, progress=None):
     r"""Solve :math:`\min \|b - A x\|^2 + d^2 \|x\|^2` by LSMR [1]_.
 
     Parameters
@@ -35,7 +41,10 @@ def lsmr(A, b, *, damp=0.0, x0=None, tol=1e-8, max_iter=None, callback=None, on_
     tol : float
         Every column satisfies ``norm(r) <= tol * norm(b)`` (a consistent system) or
         ``norm(A.H @ r) <= tol * norm(A) * norm(r)`` (least squares), r and A with the rows of the damping, recomputed
-        in float64; norm(A) is an estimate from below. 1e-8 by default.
+        in float64; norm(A) is an estimate from below. 1e-12 by default, since the relative error of the answer of least
+        squares may be the square of the condition number times this: unscaled data often have conditions of 1e6.
+        Where r is so small that rounding of ``b - A @ x`` rules this out,
+        ``norm(A.H @ r) <= 10 * eps * norm(A) * (norm(b) + norm(A) * norm(x))`` is enough.
     max_iter : int or None
         Iterations at most; None (the default) takes ``min(max(10 min(n, m), 1000), 5000)``.
     callback : callable or None
@@ -49,7 +58,8 @@ def lsmr(A, b, *, damp=0.0, x0=None, tol=1e-8, max_iter=None, callback=None, on_
     -------
     SolveRun
         The answer as ``value``, without derivatives; ``residual`` is the smaller of the two criteria, recomputed, and
-        ``choices["criterion"]`` says which it was. float32 data are iterated in float64.
+        ``choices["criterion"]`` says which it was; ``error_estimate`` is what the condition number makes of it. float32
+        data are iterated in float64.
 
     Raises
     ------
@@ -62,6 +72,8 @@ def lsmr(A, b, *, damp=0.0, x0=None, tol=1e-8, max_iter=None, callback=None, on_
     -----
     ConvergenceWarning
         If `tol` was not met and `on_failure` is "warn".
+    ConditioningWarning
+        If `tol` was met, but the condition number lets the answer be off by more than a hundredth.
 
     References
     ----------
@@ -78,7 +90,7 @@ def lsmr(A, b, *, damp=0.0, x0=None, tol=1e-8, max_iter=None, callback=None, on_
     """
     system = System(A, b, None, x0, square=False)
     tol, damp = check_number("tol", tol, low=0), check_number("damp", damp, low=0)
-    problem = _Stacked(system, damp)
+    problem = _Stacked(system, damp, tol)
     if system.has_long:
         system.choices["iteration"] = "float64: least squares of float32 data"
     if max_iter is None:
@@ -86,26 +98,36 @@ def lsmr(A, b, *, damp=0.0, x0=None, tol=1e-8, max_iter=None, callback=None, on_
     loop = {"callback": callback, "on_failure": on_failure, "progress": progress}
     done = run(_steps(problem, tol), name="lsmr", tol=tol, max_iter=max_iter, dtype="float64", **loop)
     with torch.no_grad():
-        judge = problem.criteria(system.back(done.value).to(system.long))
+        X = system.back(done.value).to(system.long)
+        judge, error = problem.criteria(X), problem.error(X)
     which = "residual" if bool((judge[0] <= judge[1]).all()) else "gradient of the squares"
     system.choices["criterion"] = f"{which}; the relative residual is {_top(judge[0]):.1e}"
-    return system.report(
-        done, tol=tol, name="lsmr", judge=lambda X: torch.minimum(*problem.criteria(X)), condition=problem.condition
-    )
+    if done.converged and error > _DIGITS:
+        _warn_of_condition(problem.condition, error)
+    end = {"condition": problem.condition, "error_estimate": error}
+    return system.report(done, tol=tol, name="lsmr", judge=lambda X: torch.minimum(*problem.criteria(X)), **end)
 
 
-def lsmr_steps(A, b, x0=None, *, damp=0.0, tol=1e-8):
+def lsmr_steps(A, b, x0=None, *, damp=0.0, tol=1e-12):
     """Yield the iterates of `lsmr`, the starting point first, to be stepped by hand."""
-    return _steps(_Stacked(System(A, b, None, x0, square=False), damp), tol)
+    return _steps(_Stacked(System(A, b, None, x0, square=False), damp, tol), tol)
+
+
+def _warn_of_condition(condition, error):
+    text = (
+        f"lsmr met tol, but at a condition number of about {condition:.1e} the answer may be off by {error:.0e} of its "
+        "size. Rescale the columns of A, or lower tol, or add damping."
+    )
+    warnings.warn(text, ConditioningWarning, stacklevel=caller_level())
 
 
 class _Stacked:
     """[A; damp I] and [b; 0], with what is known of the norm and condition of the former."""
 
-    def __init__(self, system, damp):
-        self.system, self.damp = system, damp
+    def __init__(self, system, damp, tol):
+        self.system, self.damp, self.tol = system, damp, tol
         self.norm_A = torch.zeros_like(system.norm_B)
-        self.condition = float("nan")
+        self.condition = float("nan")  # the largest of all columns and restarts
 
     def product(self, X):
         Y = self.system.A_long(X)
@@ -126,11 +148,18 @@ class _Stacked:
         R = self.residual(X)
         size = norm(R)
         scale = torch.where(self.system.norm_B > 0, self.system.norm_B, 1.0)
-        product = self.norm_A * size
+        rounding = _ROUNDING * (self.system.norm_B + self.norm_A * norm(X))
+        product = self.norm_A * torch.maximum(size, rounding / self.tol)
         gradient = norm(self.adjoint(R))
         # Without any norm of A yet there is only the exact zero.
         relative = torch.where(product > 0, gradient / torch.where(product > 0, product, 1.0), (gradient > 0).double())
         return size / scale, relative
+
+    def error(self, X):
+        """Return an estimate of the largest relative error of a column: x - x* = (A^H A)^-1 A^H r = A^+ r."""
+        R, size_X = self.residual(X), norm(X) * self.norm_A
+        amplified = torch.minimum(self.condition * norm(self.adjoint(R)) / _safe(self.norm_A), norm(R))
+        return _top(torch.where(size_X > 0, self.condition * amplified / _safe(size_X), 0.0))
 
 
 def _top(t):
@@ -228,7 +257,8 @@ class _GolubKahan:
         top, bottom = torch.maximum(self.high, rhotemp), torch.minimum(self.low, rhotemp)
         known = self.active & (bottom > 0)
         if bool(known.any()):
-            self.problem.condition = max(1.0, float((top / bottom)[known].max()))
+            estimate = float((top / bottom)[known].max())
+            self.problem.condition = max(1.0, estimate, self.problem.condition)  # a NaN in front would stay
 
     def criterion(self, norm_B):
         """Return the estimate of the smaller of the two criteria."""

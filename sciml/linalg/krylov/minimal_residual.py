@@ -22,7 +22,7 @@ def minres(A, b, *, M=None, x0=None, tol=1e-8, max_iter=None, callback=None, on_
     Parameters
     ----------
     A : LinearOperator, array, sparse matrix or callable
-        Shape (n, n), or a batch of such.
+        Shape (n, n), or a batch of such; a callable takes and returns vectors (n,), or blocks (n, R) if `b` is one.
     b : array, shape (n,), (n, R) or (..., n, R)
         Right sides, a column each, with the batch dimensions of `A` in front.
     M : LinearOperator, preconditioner, array, callable or None

@@ -37,6 +37,9 @@ class SolveRun(Run):
         Name of the preconditioner; "none" without one.
     condition : float
         Estimate of the condition number of the preconditioned matrix, from below; NaN where there is none.
+    error_estimate : float
+        What the condition number makes of the residual: an estimate of the largest relative error of a column of
+        `value`, as good as the estimate of the condition number, which comes from below; NaN where there is none.
     choices : dict of str
         What was chosen on the way, each with its reason.
     """
@@ -47,6 +50,7 @@ class SolveRun(Run):
     device: str = "cpu"
     preconditioner: str = "none"
     condition: float = np.nan
+    error_estimate: float = np.nan
     choices: dict = field(default_factory=dict)
 
     def __repr__(self):

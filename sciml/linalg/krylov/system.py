@@ -160,7 +160,7 @@ class System:
         """Products so far, those in float64 included."""
         return self.A.n_matvec + (self.A_long.n_matvec if self.A_long is not self.A else 0)
 
-    def report(self, run, *, tol, name, judge=None, condition=np.nan, adjoint=None):
+    def report(self, run, *, tol, name, judge=None, condition=np.nan, error_estimate=None, adjoint=None):
         """Return the run with the value in the dtype of the data where that keeps the tolerance.
 
         Parameters
@@ -175,6 +175,9 @@ class System:
             Gives the criterion (..., R) of a block; None (the default) takes the relative residual.
         condition : float
             Estimate of the condition number.
+        error_estimate : float or None
+            Of the largest relative error of a column; None (the default) takes the condition number times the largest
+            residual, which bounds that error where there is no preconditioner.
         adjoint : callable or None
             ``adjoint(A, G)`` solves A^H w = g for a block of gradients; None (the default) gives no derivatives.
         """
@@ -214,6 +217,7 @@ class System:
             if self.M is None
             else getattr(self.M.operator, "name", type(self.M.operator).__name__),
             condition=condition,
+            error_estimate=condition * float(residual.max(initial=0.0)) if error_estimate is None else error_estimate,
             choices=dict(self.choices),
         )
 

@@ -200,6 +200,14 @@ def test_numbers_that_are_none_are_named(bad):
         cg(np.eye(3), np.ones(3), M=lambda r: np.full(3, bad))
 
 
+def test_a_column_whose_products_are_no_numbers_leaves_the_others_their_answers():
+    d = np.arange(1.0, 5.0)
+    B = np.array([[1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0]]).T
+    run = cg(lambda X: np.where(X[1] == 0, d[:, None] * X, np.nan), B, on_failure="ignore")
+    assert run.status is Status.NON_FINITE
+    assert_allclose(run.value, np.column_stack([B[:, 0] / d, np.zeros(4)]), atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "text"),
     [
