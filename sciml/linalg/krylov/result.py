@@ -62,5 +62,7 @@ class SolveRun(Run):
             f"  work       {self.n_iter} iterations, {self.n_matvec} products ({self.engine})",
             f"  condition  about {self.condition:.1e}, preconditioner: {self.preconditioner}",
         ]
+        if np.isfinite(self.error_estimate):
+            lines.append(f"  error      about {self.error_estimate:.0e} of the answer at most, by that condition")
         lines += [f"  {name:10s} {reason}" for name, reason in self.choices.items()]
         return "\n".join(lines) + ">"

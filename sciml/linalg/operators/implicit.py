@@ -241,6 +241,7 @@ def _direct_story(A, B, X, leave, note, seconds):
         device=str(A.device),
         preconditioner="none",
         condition=math.nan if condition is None else condition,
+        error_estimate=math.nan if condition is None else condition * torch.finfo(A.dtype).eps,
         choices={"method": note["reason"]},
     )
 
