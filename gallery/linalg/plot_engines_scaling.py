@@ -61,6 +61,9 @@ cost = {engine: np.array([measured(engine, n) for n in sizes[engine]]).T for eng
 # hollow circle is no measurement, but the last one times the ratio of pairs. In memory only the matrix has slope two.
 style = {"dense": ("^:", "0.5"), "eager": ("s--", "0.3"), "compiled": ("o-", "k")}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+guide = np.array([5e3, 5e4])
+left.loglog(guide, 8e-8 * guide**2, "0.85", lw=4, label="slope 2")
+right.loglog(guide, 2e-6 * guide**2, "0.85", lw=4, label="slope 2")
 for engine, (seconds, megabytes) in cost.items():
     marker, colour = style[engine]
     left.loglog(sizes[engine], seconds, marker, color=colour, label=engine)
@@ -114,6 +117,6 @@ assert all(np.abs(answer - answers["dense"]).max() < 5e-6 * scale for answer in 
 assert 1.5 < slope("compiled", 0, 20_000) < 2.5
 assert slope("compiled", 1, 10_000) < 1.2 < 1.6 < slope("dense", 1, 4000)
 assert cost["compiled"][1].max() < 50
-assert refused.needed > 4e10
+assert refused.needed >= 4e10
 assert cost["compiled"][0][3] < cost["eager"][0][3] / 1.5
 assert [entry["engine"] for entry in log] == ["dense", "compiled", "eager"]

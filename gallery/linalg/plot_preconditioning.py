@@ -51,14 +51,15 @@ hard = preconditioners(1e-4)
 spectra = {name: spectrum(K + 1e-4 * np.eye(n), M) for name, M in hard.items()}
 style = {"none": ("-", "0.6"), "Nystrom": ("--", "0.3"), "pivoted Cholesky": ("-", "k")}
 
-figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
 for name, values in spectra.items():
     line, colour = style[name]
     rank = "" if name == "none" else f", rank {hard[name].rank}"
     label = f"{name}{rank}: condition {values[0] / values[-1]:.1e}"
     ax.loglog(np.arange(1, n + 1), values / values[-1], line, color=colour, label=label)
 ax.set(xlabel="number of the eigenvalue", ylabel="eigenvalue / smallest (dimensionless)")
-ax.legend(title="noise 0.0001")
+ax.set_title("noise 0.0001")
+ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
 plt.show()
 
 # %%
@@ -71,14 +72,19 @@ for noise in (1e-2, 1e-4):
     for name, M in preconditioners(noise).items():
         runs[noise, name] = cg(system(noise), b, M=M, tol=1e-8, max_iter=1000, on_failure="ignore")
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(9, 5), sharey=True, layout="constrained")
 for ax, noise in zip(axes, (1e-2, 1e-4), strict=True):
     for name, (line, colour) in style.items():
         run = runs[noise, name]
-        steps = np.arange(1, len(run.history["criterion"]) + 1)
-        ax.loglog(steps, run.history["criterion"], line, color=colour, label=f"{name}: {run.n_iter} steps")
+        ax.loglog(
+            np.arange(run.n_iter + 1)[1:],
+            run.history["criterion"][1:],
+            line,
+            color=colour,
+            label=f"{name}: {run.n_iter} steps",
+        )
     ax.set(xlabel="step (number)", title=f"noise {noise:g}")
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
 axes[0].set_ylabel("relative residual (dimensionless)")
 plt.show()
 print(runs[1e-4, "Nystrom"])
