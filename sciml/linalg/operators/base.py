@@ -309,7 +309,7 @@ class LinearOperator:
         return self._matmat(eye).expand(*self.batch_shape, *self.shape)
 
     def to_dense(self):
-        """Return the matrix, shape (*batch_shape, m, n), differentiable.
+        """Return the matrix, shape ``(*batch_shape, m, n)``, differentiable.
 
         Raises
         ------
@@ -336,7 +336,7 @@ class LinearOperator:
         return torch.cat(parts, -1) if parts else torch.zeros(0, dtype=self.dtype, device=self.device)
 
     def diag(self):
-        """Return the diagonal, shape (*batch_shape, min(m, n)); without structure it costs n products."""
+        """Return the diagonal, shape ``(*batch_shape, min(m, n))``; without structure it costs n products."""
         return self._leave(self._diag())
 
     def _trace(self):
