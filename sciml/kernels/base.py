@@ -33,6 +33,9 @@ class Kernel:
     #: For functions of the distance alone, the function of its square; None otherwise.
     _squared = None
 
+    #: The values, and their logarithms, in memory that is given; None where a kernel has no such form.
+    _fill = _fill_log = None
+
     def __init__(self, **parameters):
         self._given = parameters
 
@@ -218,6 +221,14 @@ class _Multiple(Kernel):
         self.stationary = kernel.stationary
         if kernel._squared is not None:
             self._squared, self._scale = self._squared_times, self._scale_of_kernel
+        if kernel._fill is not None:
+            self._fill, self._fill_log = self._fill_times, self._fill_log_plus
+
+    def _fill_times(self, q, t, Y, X, variance, *rest):
+        return self.kernel._fill(q, t, Y, X, *rest).mul_(variance)
+
+    def _fill_log_plus(self, q, t, Y, X, variance, *rest):
+        return self.kernel._fill_log(q, t, Y, X, *rest) + variance.log()
 
     def _squared_times(self, q, variance, *rest):
         return self.kernel._squared(q, *rest) * variance

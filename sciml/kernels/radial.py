@@ -77,6 +77,30 @@ class Radial(Kernel):
         """Return the points divided by the lengthscale."""
         return points * (torch.sqrt(inverse) if self.isotropic else inverse)
 
+    def _fill(self, q, t, Y, X, inverse, *rest):
+        """Return k for rows Y (m, d) and columns X (d, n) in the memory of q, with t for scratch."""
+        return self._profile_in_place(self._q_in_place(q, t, Y, X, inverse), t, *rest)
+
+    def _fill_log(self, q, t, Y, X, inverse, *rest):
+        """Return log k, likewise."""
+        return self._log_profile(Entries([self._q_in_place(q, t, Y, X, inverse)]), *rest).parts[0]
+
+    def _q_in_place(self, q, t, Y, X, inverse):
+        for k in range(Y.shape[1]):
+            out = t if k else q
+            torch.sub(Y[:, k : k + 1], X[k : k + 1], out=out)
+            if not self.isotropic:
+                out.mul_(inverse[k])
+            if k:
+                q.addcmul_(t, t)
+            else:
+                q.mul_(q)
+        return q.mul_(inverse) if self.isotropic else q
+
+    def _profile_in_place(self, q, t, *rest):
+        """Return k of the squared scaled distance q; both q and t may be overwritten."""
+        return self._profile(Entries([q]), *rest).parts[0]
+
     def _profile(self, q, *rest):
         """Return k of the squared scaled distance."""
         raise NotImplementedError
@@ -102,6 +126,9 @@ class Gaussian(Radial):
 
     def _profile(self, q):
         return (q * -0.5).exp()
+
+    def _profile_in_place(self, q, t):
+        return q.mul_(-0.5).exp_()
 
     def _log_profile(self, q):
         return q * -0.5
@@ -145,6 +172,14 @@ class Matern(Radial):
 
     def _profile(self, q):
         return _matern(q * (2 * self.nu), round(self.nu - 0.5))
+
+    def _profile_in_place(self, q, t):
+        p = round(self.nu - 0.5)
+        torch.sqrt(q.mul_(2 * self.nu).clamp_(max=1e6), out=t)  # exp(-1000) is zero, and inf * 0 is not met
+        if p == 0:
+            return t.neg_().exp_()
+        front = torch.add(t, 1, out=q) if p == 1 else q.div_(3).add_(t).add_(1)
+        return front.mul_(t.neg_().exp_())
 
     def _log_profile(self, q):
         return _log_matern(q * (2 * self.nu), round(self.nu - 0.5))

@@ -24,9 +24,17 @@ def matrix(pair, Y, X, params):
     thin, size, width = X.T.contiguous(), 256, eager.columns(Y.dtype)
     if Y.device.type != "cpu":
         size, width = 8 * size, 8 * width
+    tile = (min(size, K.shape[0]), min(width, K.shape[1]))
+    scratch = None if pair.fill is None else torch.empty(tile, dtype=K.dtype, device=K.device)
     for i in range(0, K.shape[0], size):
         for j in range(0, K.shape[1], width):
-            K[i : i + size, j : j + width] = pair(Y[i : i + size], thin[:, j : j + width], params)
+            own, other, part = Y[i : i + size], thin[:, j : j + width], K[i : i + size, j : j + width]
+            if scratch is None:
+                part.copy_(pair(own, other, params))
+            else:
+                found = pair.fill(part, scratch[: part.shape[0], : part.shape[1]], own, other, *params)
+                if found.data_ptr() != part.data_ptr():
+                    part.copy_(found)
     return K
 
 

@@ -63,7 +63,9 @@ def _of_kernel(kernel, params, Y, X, log):
     Y, X = Y / unit, X / unit
     function = kernel._log_pair if log else kernel._pair
     key = kernel._key()
-    pair = Pair(function, ("log", key) if log and key is not None else key)
+    # A kernel without a key is of a user's class, which may change a part of ours and not the others.
+    fill = None if key is None else kernel._fill_log if log else kernel._fill
+    pair = Pair(function, ("log", key) if log and key is not None else key, fill=fill)
     if Y.shape[1] > _DIRECT and kernel._squared is not None and not log and Y.numel() and X.numel():
         centre = X.detach().to(torch.float64).mean(0).to(X.dtype)
         moved_Y, moved_X = Y - centre, X - centre

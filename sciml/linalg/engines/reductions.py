@@ -285,6 +285,8 @@ def kernel_matrix(y, x, *, kernel, params=None, memory=None, dtype=None, device=
 
 
 def _enter(*arrays, names, dtype, device, check_finite):
+    # The answer has other axes than the points: labels of a DataArray would be wrong where the sizes happen to agree.
+    arrays = [array.data if type(array).__name__ == "DataArray" else array for array in arrays]
     return enter(*arrays, names=names, dtype=dtype, device=device, check_finite=check_finite)
 
 

@@ -37,11 +37,11 @@ class SumTile:
         self.pair = pair
         self.key = ("sum", pair.key)
 
-    def __call__(self, rows, cols, params):
-        """Return the sums, shape (m, r)."""
+    def __call__(self, rows, cols, params, values=None):
+        """Return the sums, shape (m, r); `values` may give the pair function's values in memory of its own."""
         (Y,), (X, B) = rows, cols
-        phi = self.pair(Y, X, params)
-        if B.shape[0] > _UNROLLED:
+        phi = (values or self.pair)(Y, X, params)
+        if values is not None or B.shape[0] > _UNROLLED:
             return (phi @ B.T,)
         return (torch.stack([(phi * weight).sum(1) for weight in B], 1),)
 
@@ -84,10 +84,10 @@ class LogSumExpTile:
         self.pair = pair
         self.key = ("logsumexp", pair.key)
 
-    def __call__(self, rows, cols, params):
-        """Return largest exponents and sums, shapes (m, 1)."""
+    def __call__(self, rows, cols, params, values=None):
+        """Return largest exponents and sums, shapes (m, 1); `values` as for a sum."""
         (Y,), (X, w) = rows, cols
-        s = self.pair(Y, X, params) + w
+        s = (values or self.pair)(Y, X, params) + w
         largest = s.amax(1, keepdim=True)
         # A row of -inf only: exp(-inf - 0) = 0 where exp(-inf + inf) would be NaN; likewise for +inf.
         base = torch.where(largest.isinf(), 0.0, largest)
@@ -151,6 +151,8 @@ class Pair:
         For kernels of the distance alone: ``squared(q, *params)`` of the squared distance, and `scale`.
     scale : callable or None
         ``scale(points, *params)`` stretches points ``(m, d)`` for `squared`.
+    fill : callable or None
+        ``fill(q, t, Y, X, *params)`` gives the values, too, in the memory of two tensors (m, n); without derivatives.
     """
 
     #: Whether the function takes LazyTensors; the form by squared distances does not.
@@ -159,8 +161,8 @@ class Pair:
         """Whether the function can be called with LazyTensors."""
         return self.squared is None
 
-    def __init__(self, function, key, squared=None, scale=None):
-        self.function, self.key, self.squared, self.scale = function, key, squared, scale
+    def __init__(self, function, key, squared=None, scale=None, fill=None):
+        self.function, self.key, self.squared, self.scale, self.fill = function, key, squared, scale, fill
 
     def __call__(self, Y, X, params):
         """Return the values for all pairs, shape (m, n), of row points (m, d) and column points (d, n)."""

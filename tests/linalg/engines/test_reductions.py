@@ -573,6 +573,6 @@ def test_needs_beyond_the_budget_are_stated_before_anything_is_formed():
     assert e.value.needed > 32_000_000
     assert e.value.allowed == 20 * 2**20
     assert kernel_sum(y, y, b, kernel=Gaussian(), engine="auto", memory="20MiB")[0] == 2000.0
-    with pytest.raises(MemoryBudgetError, match="2000 x 2000 pairs take at least .* memory allows 1000. Raise") as e:
+    with pytest.raises(MemoryBudgetError, match="2000 x 2000 pairs takes .* memory allows 1000 bytes. To go on") as e:
         kernel_logsumexp(y, y, kernel_log=Gaussian(), memory=1000)
     assert e.value.needed > 1000 == e.value.allowed
