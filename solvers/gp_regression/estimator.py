@@ -30,7 +30,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
     method : {"auto", "exact", "iterative"}
         By default exact up to 8000 points.
     tol : float
-        Of the maximisation of the evidence; 1e-6 by default.
+        Of the maximisation of the evidence; 1e-4 by default.
     max_iter : int
         Of the same; 100 by default.
     n_starts : int
@@ -65,7 +65,7 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         learn="all",
         prior_mean="sample",
         method="auto",
-        tol=1e-6,
+        tol=1e-4,
         max_iter=100,
         n_starts=4,
         iterative_options=None,

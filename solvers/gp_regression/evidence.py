@@ -8,7 +8,7 @@ Notation  X (n, d) points; Y (n, q) centred targets, a column an output; K = k(X
 Cost      n^3 flops, and twice the entries of k; 3 n^2 numbers of memory: automatic differentiation sees rows of k only,
           never the factorisation.
 Pitfalls  a smooth kernel is singular to rounding, and Cholesky fails on it: `floor` is the variance that makes it go
-          through, and counts as noise.
+          through, and no noise is taken to be smaller.
 
 References
 ----------
@@ -22,11 +22,12 @@ import torch
 from sciml.exceptions import NotPositiveDefiniteError
 from sciml.linalg import kernel_matrix
 
+_FLOOR = 1e-11  # of k(x, x): the evidence then has an error of 1e-5 at worst
 _BLOCK_BYTES = 64 * 2**20  # rows of k whose derivative is taken at a time
 
 
 def floor(size, n):
-    """Return the least noise variance at which a kernel matrix of n points can be factorised.
+    """Return the least noise variance at which a kernel matrix of n points can be factorised, and its evidence trusted.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ def floor(size, n):
     n : int
         Points.
     """
-    return 8 * n * torch.finfo(torch.float64).eps * size
+    return max(_FLOOR, 8 * n * torch.finfo(torch.float64).eps) * size
 
 
 def variance_of(kernel, X):
@@ -100,7 +101,7 @@ def evidence_with_gradient(theta, parameters, X, Y):
     theta = theta.detach().requires_grad_()
     with torch.enable_grad():
         kernel, noise = parameters.model(theta)
-        noise = noise + floor(variance_of(kernel, X), len(X))
+        noise = parameters.raised(noise, floor(variance_of(kernel, X), len(X)))
     with torch.no_grad():
         L = factor(X, kernel, noise)
         A = torch.cholesky_solve(Y, L)
@@ -109,8 +110,9 @@ def evidence_with_gradient(theta, parameters, X, Y):
         del L
         G.mul_(-0.5 * Y.shape[1]).addmm_(A, A.T, alpha=0.5)
         trace = G.diagonal().sum()
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(noise * trace, theta, retain_graph=True)
+    gradient = torch.zeros_like(theta)
+    if noise.requires_grad:
+        (gradient,) = torch.autograd.grad(noise, theta, trace, retain_graph=True)
     n, d = X.shape
     rows = max(1, min(n, int(_BLOCK_BYTES / (8 * n * (6 + 3 * d)))))
     for start in range(0, n, rows):
@@ -121,7 +123,8 @@ def evidence_with_gradient(theta, parameters, X, Y):
         with torch.enable_grad():
             kernel, _ = parameters.model(theta)
             part = (kernel_matrix(X[start:stop], X[:stop], kernel=kernel, check_finite=False) * weight).sum()
-            (slope,) = torch.autograd.grad(part, theta, allow_unused=True)
-        if slope is not None:
-            gradient = gradient + slope
+            if not part.requires_grad:
+                break  # the noise alone is learned
+            (slope,) = torch.autograd.grad(part, theta)
+        gradient = gradient + slope
     return value, gradient.detach()

@@ -1,6 +1,6 @@
 r"""The posterior by preconditioned conjugate gradients, for more points than can be factorised.
 
-Notation  X (n, d) points; K = k(X, X) + s^2 I, never formed where it does not fit; P = F F^T + s^2 I near K, by randomly
+Notation  X (n, d) points; K = k(X, X) + s^2 I, formed only where it fits; P = F F^T + s^2 I near K, by randomly
           pivoted Cholesky; A = K^{-1} Y; x* (m, d) new points; Z (r, d) some of the points, Q = k(., Z) k(Z, Z)^{-1}
           k(Z, .) the part of the kernel that they explain.
 Cost      n^2 evaluations of k a step, some tens of steps; n r numbers for F, and a few times that while it is made.
@@ -37,8 +37,8 @@ from sciml.validation import check_number, check_option
 
 __all__ = ["Iterative", "IterativePosterior", "blocks", "condition"]
 
-_EXACT_WORK = 4e11  # n^2 m up to which variances are solved for, a minute or so
-_CHECKED = 12  # points at which the variance of the model Q is measured
+_EXACT_WORK = 2e11  # n^2 m up to which variances are solved for: 20 points at n = 1e5
+_CHECKED = 8  # points at which the variance of the model Q is measured
 _VARIANCE_TOL = 1e-4  # residual of those solves; the error of the variance is its square
 _POOR = 0.1  # relative error of a variance beyond which it is warned about
 _COPIES = 4  # of F, while its singular vectors are found

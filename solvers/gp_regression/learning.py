@@ -17,6 +17,8 @@ from sciml.solvers.gp_regression.evidence import evidence_with_gradient
 _SAMPLE = 400  # points on which the starts compete
 # The competition ends at steps that gain less than this part of the objective: its winner is finished elsewhere.
 _COARSE = {"ftol": 1e-4, "gtol": 1e-3, "maxiter": 30}
+# Rounding may spoil a line search; another start from there, along the gradient, often goes on.
+_RESTARTS = 4
 
 
 class Objective:
@@ -70,9 +72,12 @@ def descend(objective, start, max_iter, tol):
 
     first = objective(start)
     steps.append(Step(start, objective.criterion(start, first[1]), {"log_evidence": -first[0]}))
-    if max_iter > 0 and steps[0].criterion > tol:
-        options = {"maxiter": max_iter, "ftol": 0.0, "gtol": 0.0, "maxls": 30, "maxfun": 10 * max_iter + 20}
-        _minimize(objective, start, options, record)
+    for _ in range(_RESTARTS):
+        left = max_iter + 1 - len(steps)
+        if left <= 0 or steps[-1].criterion <= tol:
+            break
+        options = {"maxiter": left, "ftol": 0.0, "gtol": 0.0, "maxls": 30, "maxfun": 10 * left + 20}
+        _minimize(objective, steps[-1].value, options, record)
     return steps
 
 
@@ -98,3 +103,30 @@ def learn_steps(parameters, X, Y, blocks, *, n_starts, max_iter, tol, rng):
     else:
         winner = starts[0]
     yield from descend(Objective(parameters, blocks), winner, max_iter, tol)
+
+
+def standard_errors(objective, theta, step=1e-3):
+    """Return standard errors (p,) of theta from the curvature of the objective at its minimum; NaN at bounds.
+
+    Parameters
+    ----------
+    objective : Objective
+        With its blocks.
+    theta : numpy.ndarray, shape (p,)
+        The minimum.
+    step : float
+        Of the differences of the gradient; 1e-3 by default, a part in a thousand of each number.
+    """
+    p = objective.parameters
+    free = np.flatnonzero((theta > p.lower) & (theta < p.upper))
+    _, at = objective(theta)
+    H = np.zeros((len(free), len(free)))
+    for i, k in enumerate(free):
+        moved = theta.copy()
+        moved[k] += step
+        H[i] = (objective(moved)[1] - at)[free] / step
+    lam, V = np.linalg.eigh((H + H.T) / 2)
+    errors = np.full(len(theta), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors[free] = np.sqrt((V**2 / np.where(lam > 0, lam, 0.0)).sum(1) / objective.count)
+    return errors

@@ -19,8 +19,8 @@ from sciml.kernels.base import _Multiple, _Product, _Sum
 # Bounds. Lengths: from a tenth of the mean gap on a line to far beyond the data, where the function is a constant.
 _LONGEST, _LARGEST_VARIANCE, _SMALLEST_VARIANCE = 1e3, 1e6, 1e-8
 _ALPHA = (1e-2, 1e4)
-# A noise below 1e-4 of the targets' size is not told from none, and only worsens the condition.
-NOISE_BOUNDS = (1e-4, 10.0)
+# A smaller noise is hardly told from none, and only worsens the condition.
+NOISE_BOUNDS = (3e-4, 10.0)
 
 
 def multiplied(kernel, factor):
@@ -212,6 +212,18 @@ class Parameters:
             values[name] = whole.index_copy(0, where, part).reshape(value.shape)
         noise = theta[-1].exp() if self.noise_std is None else theta.new_tensor(self.noise_std)
         return replaced(self.kernel, values), noise**2
+
+    def raised(self, noise_variance, floor):
+        """Return a noise variance that is at least a floor: the sum where it is learned, which is smooth.
+
+        Parameters
+        ----------
+        noise_variance, floor : float or torch.Tensor
+            Variances.
+        """
+        if self.noise_std is None:
+            return noise_variance + floor
+        return torch.maximum(noise_variance, floor)
 
     def starts(self, X, n, rng):
         """Return starting vectors (n, p): the kernel's own numbers, then lengths taken from the data.
