@@ -176,9 +176,10 @@ def fit_gp(
         errors = standard_errors(Objective(parameters, blocks), theta)
         settings["learned_std"] = [[name, float(e)] for name, e in zip(parameters.names, errors, strict=True)]
     inside, noise_variance = parameters.model(torch.as_tensor(theta))
-    inside, noise_variance = detached(inside), float(noise_variance)
+    inside = detached(inside)
     if len(theta):  # as the evidence took it
-        noise_variance = float(parameters.raised(noise_variance, floor(variance_of(inside, points), n)))
+        noise_variance = parameters.raised(noise_variance, floor(variance_of(inside, points.cpu()), n))
+    noise_variance = float(noise_variance)
     settings["at_bounds"] = [
         name
         for name, value, low, high in zip(parameters.names, theta, parameters.lower, parameters.upper, strict=True)

@@ -218,8 +218,8 @@ class Parameters:
 
         Parameters
         ----------
-        noise_variance, floor : float or torch.Tensor
-            Variances.
+        noise_variance, floor : torch.Tensor
+            Variances, shape ().
         """
         if self.noise_std is None:
             return noise_variance + floor
