@@ -12,6 +12,7 @@ B. Charlier, J. Feydy, J. A. Glaunes, F.-D. Collin, G. Durif, Kernel operations 
 memory overflows, JMLR 22(74), 2021.
 """
 
+import contextlib
 import math
 import numbers
 import os
@@ -186,7 +187,7 @@ def run(tile, rows, cols, params, place):
     rows, cols = [row.detach().contiguous() for row in rows], [col.detach().contiguous() for col in cols]
     params = [p.detach() for p in params]
     if tile is base:
-        with torch.no_grad():
+        with torch.no_grad(), _naming_damage():
             return [_reduce(base, rows, cols, params)]
     # The first derivative is that of pykeops itself.
     inputs = {"row": rows[: base.n_rows], "col": cols[: base.n_cols], "all": params}
@@ -194,10 +195,19 @@ def run(tile, rows, cols, params, place):
     for kind, number in tile.wanted:
         inputs[kind][number] = inputs[kind][number].clone().requires_grad_()
         moving.append(inputs[kind][number])
-    with torch.enable_grad():
+    with torch.enable_grad(), _naming_damage():
         value = _reduce(base, inputs["row"], inputs["col"], inputs["all"])
         grads = torch.autograd.grad(value, moving, rows[base.n_rows], allow_unused=True)
     return [torch.zeros_like(x) if g is None else g for x, g in zip(moving, grads, strict=True)]
+
+
+@contextlib.contextmanager
+def _naming_damage():
+    """Name a formula that cannot be loaded: a compilation that was killed leaves half a file in the cache."""
+    try:
+        yield
+    except (ImportError, OSError) as error:
+        raise EngineUnavailable(NAME, disable(NAME, error)) from error
 
 
 def _reduce(tile, rows, cols, params):
