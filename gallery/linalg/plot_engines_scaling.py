@@ -61,8 +61,8 @@ cost = {engine: np.array([measured(engine, n) for n in sizes[engine]]).T for eng
 # hollow circle is no measurement, but the last one times the ratio of pairs. In memory only the matrix has slope two.
 style = {"dense": ("^:", "0.5"), "eager": ("s--", "0.3"), "compiled": ("o-", "k")}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-guide = np.array([5e3, 5e4])
-left.loglog(guide, 8e-8 * guide**2, "0.85", lw=4, label="slope 2")
+guide = np.array([4e3, 1.2e4])
+left.loglog(5 * guide, 2e-9 * guide**2, "0.85", lw=4, label="slope 2")
 right.loglog(guide, 2e-6 * guide**2, "0.85", lw=4, label="slope 2")
 for engine, (seconds, megabytes) in cost.items():
     marker, colour = style[engine]
