@@ -144,6 +144,7 @@ class ConjugateGradients(Descent):
         """Say what is wrong with A or M, with the numbers of the first bad column."""
         size = dot(self.r, self.r)
         r, c, p, s, top = (float(t[bad][0]) for t in (rho, curvature, length, size, self.top))
+        r, c, top = r * getattr(self.M, "unit", 1), c * self.A.unit, top * self.A.unit  # in the units of the user
         if not np.isfinite(r + c):
             culprit = "A @ p" if np.isfinite(r) else "M @ r"
             text = f"{culprit} holds a NaN or inf: check A and M, and their range"

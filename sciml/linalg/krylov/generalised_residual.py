@@ -159,9 +159,8 @@ class GeneralisedResiduals(Descent):
 
     def _restart(self):
         """Begin a new cycle from the residual formed anew; end where the last one gained nothing."""
-        right = self.R[..., self.columns]
         self.base = self.d
-        self.r = (right - self.system.A_long(self.d.to(right.dtype))).to(self.dtype)
+        self.r = self.residual().to(self.dtype)
         stuck = self.active & (dot(self.r, self.r).sqrt() > _GAIN * self.start)
         text = f"a cycle of {self.restart} steps gained nothing: raise restart, or precondition"
         self._break(stuck, Status.STALLED, text)

@@ -22,6 +22,7 @@ from sciml.validation import check_number
 
 _RESTARTS = 3  # after a criterion that could not be confirmed
 _ROUNDING = 10 * torch.finfo(torch.float64).eps  # relative rounding of b - A x
+_FAR = 2.0**200  # powers of two up to which squares are safe
 _DIGITS = 1e-2  # an estimated relative error of the answer beyond this is worth a warning
 
 
@@ -128,37 +129,53 @@ class _Stacked:
         self.system, self.damp, self.tol = system, damp, tol
         self.norm_A = torch.zeros_like(system.norm_B)
         self.condition = float("nan")  # the largest of all columns and restarts
+        # A and damp far from the size of one are taken in this unit, since squares of 1e-200 or 1e200 are lost.
+        self.unit = self._unit()
+        self.damp_in_units = damp / self.unit
+
+    def _unit(self):
+        system = self.system
+        size = norm(system.A_long.adjoint(system.B / power_of_two(system.norm_B)[..., None, :]))
+        unit = float(power_of_two(torch.tensor(max(_top(size), self.damp), dtype=torch.float64)))
+        return 1.0 if 1 / _FAR <= unit <= _FAR else unit
 
     def product(self, X):
-        Y = self.system.A_long(X)
-        return torch.cat([Y, self.damp * X], -2) if self.damp else Y
+        Y = self._in_units(self.system.A_long(X))
+        return torch.cat([Y, self.damp_in_units * X], -2) if self.damp else Y
 
     def adjoint(self, U):
-        if not self.damp:
-            return self.system.A_long.adjoint(U)
         n = self.system.B.shape[-2]
-        return self.system.A_long.adjoint(U[..., :n, :]) + self.damp * U[..., n:, :]
+        Y = self._in_units(self.system.A_long.adjoint(U[..., :n, :]))
+        return Y + self.damp_in_units * U[..., n:, :] if self.damp else Y
+
+    def _in_units(self, Y):
+        return Y if self.unit == 1 else Y / self.unit
 
     def residual(self, X):
         R = self.system.residual(X)[0]
         return torch.cat([R, -self.damp * X], -2) if self.damp else R
+
+    def gradient(self, R):
+        """Return the norms of the columns of A^H R."""
+        unit = power_of_two(norm(R))
+        return unit * norm(self.adjoint(R / unit[..., None, :]))
 
     def criteria(self, X):
         """Return the relative residual and the relative gradient of the columns, both formed anew: (..., R) each."""
         R = self.residual(X)
         size = norm(R)
         scale = torch.where(self.system.norm_B > 0, self.system.norm_B, 1.0)
-        rounding = _ROUNDING * (self.system.norm_B + self.norm_A * norm(X))
+        rounding = _ROUNDING * (self.system.norm_B + self.norm_A * self.unit * norm(X))
         product = self.norm_A * torch.maximum(size, rounding / self.tol)
-        gradient = norm(self.adjoint(R))
+        gradient = self.gradient(R)
         # Without any norm of A yet there is only the exact zero.
         relative = torch.where(product > 0, gradient / torch.where(product > 0, product, 1.0), (gradient > 0).double())
         return size / scale, relative
 
     def error(self, X):
         """Return an estimate of the largest relative error of a column: x - x* = (A^H A)^-1 A^H r = A^+ r."""
-        R, size_X = self.residual(X), norm(X) * self.norm_A
-        amplified = torch.minimum(self.condition * norm(self.adjoint(R)) / _safe(self.norm_A), norm(R))
+        R, size_X = self.residual(X), norm(X) * self.unit * self.norm_A
+        amplified = torch.minimum(self.condition * self.gradient(R) / _safe(self.norm_A), norm(R))
         return _top(torch.where(size_X > 0, self.condition * amplified / _safe(size_X), 0.0))
 
 
@@ -269,7 +286,7 @@ class _GolubKahan:
 
     @property
     def correction(self):
-        return self.unit[..., None, :] * self.d
+        return (self.unit / self.problem.unit)[..., None, :] * self.d
 
 
 def _normalised(X):

@@ -4,7 +4,8 @@ Notation  B (..., n, R) right sides; X (..., n, R) iterates; R = B - A X true re
           correction of one descent, A D = R; relative (..., R) the norms of R over those of B.
 Pitfalls  the residual that a method carries along drifts from the true one, and in float32 goes on to fall where the
           true one has long stopped near eps * condition. So the two are compared every 50 steps, and nothing is called
-          converged before B - A X was formed anew.
+          converged before B - A X was formed anew. Squares of numbers beyond 1e154 or below 1e-154 leave the range
+          of float64, so A and M far from the size of one are applied in other units, powers of two.
 """
 
 from functools import cached_property
@@ -150,6 +151,24 @@ def _stagnation(relative, dtype, conditions):
     )
 
 
+class _InUnits:
+    """A product divided by a power of two, such that what came out first is of the size of what went in.
+
+    Within the powers of two up to `far`, where no square is lost, the unit is one, and nothing is divided.
+    """
+
+    def __init__(self, product, far):
+        self.product, self.far, self.unit = product, far, None
+
+    def __call__(self, X):
+        Y = self.product(X)
+        if self.unit is None:
+            size_X, size_Y = (float(norm(t).max()) if t.numel() else 0.0 for t in (X, Y))
+            unit = float(power_of_two(torch.tensor(size_Y / size_X if size_X > 0 else 0.0, dtype=torch.float64)))
+            self.unit = 1.0 if 1 / self.far <= unit <= self.far else unit
+        return Y if self.unit == 1 else Y / self.unit
+
+
 class Descent:
     """A method on A D = R from D = 0; columns that are done are frozen, and dropped when most are.
 
@@ -173,8 +192,9 @@ class Descent:
     _per_column: tuple[str, ...] = ()
 
     def __init__(self, A, system, R, dtype, active, **options):
-        self.A, self.system, self.R, self.dtype = A, system, R, dtype
-        self.M = system.M or (lambda X: X)
+        self.system, self.R, self.dtype = system, R, dtype
+        far = 2.0**20 if dtype in LONG else 2.0**200
+        self.A, self.M = _InUnits(A, far), _InUnits(system.M, far) if system.M else lambda X: X
         self.columns = _any_batch(active).nonzero()[:, 0]
         self.whole = torch.zeros_like(R, dtype=dtype)  # corrections of columns that have left
         self.r = R[..., self.columns].to(dtype)
@@ -208,8 +228,17 @@ class Descent:
         The recurrence is not overwritten: near the end of what the dtype can do, directions built on a residual that is
         rounding grow without bound. The outer loop starts afresh from the true residual instead.
         """
-        true = self.R[..., self.columns] - self.system.A_long(self.d.to(self.R.dtype))
+        true = self.residual()
         self.active = self.active & ~(norm(true - self.r) > _LOST * norm(true))
+
+    def residual(self):
+        """Return R - A D in the long dtype, for the columns still here."""
+        return self.R[..., self.columns] - self.system.A_long(self._in_units(self.d))
+
+    def _in_units(self, d):
+        """Return a correction in the units of the user, in the long dtype where those differ."""
+        d = d.to(self.R.dtype)
+        return d if self.A.unit in (None, 1) else d / self.A.unit
 
     def _break(self, bad, status, reason):
         """Freeze columns, (..., R) of those still here, in which the method cannot go on; say why the first time."""
@@ -224,7 +253,7 @@ class Descent:
         self.active = self.active & ~done[..., self.columns]
         left = _any_batch(self.active)
         if 2 * int(left.sum()) < len(left):
-            self.whole = self.correction
+            self.whole = self._assembled()
             self.columns = self.columns[left]
             for name in ("r", "d", "active", "size", *self._per_column):
                 setattr(self, name, getattr(self, name)[..., left])
@@ -232,6 +261,9 @@ class Descent:
     @property
     def correction(self):
         """D, the whole block (..., n, R)."""
+        return self._assembled() if self.A.unit in (None, 1) else self._in_units(self._assembled())
+
+    def _assembled(self):
         if len(self.columns) == self.whole.shape[-1]:
             return self.d
         return self.whole.index_copy(-1, self.columns, self.d)

@@ -1,0 +1,48 @@
+"""All methods give the same digits in any units, those whose squares overflow or underflow included."""
+
+import numpy as np
+import pytest
+
+from sciml.linalg import cg, gmres, lsmr, minres
+from tests.linalg.krylov.systems import rotation
+
+
+def system(n, rng):
+    """A positive definite matrix of condition 30, a right side and the answer."""
+    Q = rotation(n, rng)
+    A, b = (Q * np.geomspace(1, 30, n)) @ Q.T, rng.standard_normal(n)
+    return (A + A.T) / 2, b, np.linalg.solve(A, b)
+
+
+@pytest.mark.parametrize("k", [-900, -665, 900])
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("method", [cg, minres, gmres, lsmr])
+def test_units_beyond_the_square_root_of_the_range(method, preconditioned, k, rng):
+    A, b, x = system(12, rng)
+    options = {}
+    if preconditioned:
+        if method is lsmr:
+            pytest.skip("lsmr takes no preconditioner")
+        options["M"] = np.diag(np.ldexp(1 / np.diag(A), -k))
+    for k_b in (0, k):
+        run = method(np.ldexp(A, k), np.ldexp(b, k_b), **options)
+        assert run.converged
+        np.testing.assert_allclose(np.ldexp(run.value, k - k_b), x, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [-665, 900])
+def test_an_indefinite_matrix_is_named_in_the_units_of_the_user(k):
+    A = np.ldexp(np.diag([1.0, -1.0, 3.0]), k)
+    run = cg(A, np.array([0.0, 1.0, 0.0]), on_failure="ignore")
+    assert f"<p, A p> = {-(2.0**k):.3g} <p, p>" in run.reason
+    run = cg(np.eye(3), np.array([0.0, 1.0, 0.0]), M=A, on_failure="ignore")
+    assert f"<r, M r> = {-(2.0**k):.3g} <r, r>" in run.reason
+
+
+@pytest.mark.parametrize("damp", [0.0, 2.0])
+def test_damped_least_squares_in_tiny_units(damp, rng):
+    A, b = rng.standard_normal((20, 5)), rng.standard_normal(20)
+    x = np.linalg.solve(A.T @ A + damp**2 * np.eye(5), A.T @ b)
+    run = lsmr(np.ldexp(A, -700), np.ldexp(b, -700), damp=np.ldexp(damp, -700), x0=0.5 * x)
+    assert run.converged
+    np.testing.assert_allclose(run.value, x, rtol=0, atol=1e-10)
