@@ -29,6 +29,7 @@ def test_equals_scikit_learn(kernel, peer, rng):
     other = GaussianProcessRegressor(4.0 * peer, alpha=0.09, optimizer=None).fit(X, y)
     mean, std = other.predict(new, return_std=True)
     answer = gp.predict(new)
+    assert gp.residual < 1e-12
     assert_allclose(answer.mean, mean, rtol=0, atol=1e-8)
     assert_allclose(answer.std, std, rtol=0, atol=1e-8)
     assert_allclose(answer.observation_std**2, std**2 + 0.09, rtol=1e-10)

@@ -86,3 +86,11 @@ def test_standard_error_of_a_noise_is_that_of_a_variance_estimate(rng):
     p = Parameters(1e-8 * Gaussian(1.0), None, [], X)
     theta = np.log([float(Y.square().mean().sqrt())])
     assert_allclose(standard_errors(Objective(p, [(X, Y)]), theta), 1 / np.sqrt(2 * n), rtol=1e-2)
+
+
+def test_criterion_ignores_what_a_bound_holds_back(rng):
+    p = Parameters(1.0 * Gaussian(1.0), None, ["variance"], torch.as_tensor(rng.uniform(0, 1, (9, 1))))
+    objective = Objective(p, [(torch.zeros(9, 1), torch.zeros(9, 1))])
+    assert objective.criterion(p.given, np.array([0.2, -0.3])) == pytest.approx(0.3)
+    assert objective.criterion(p.lower, np.array([0.2, 0.3])) == 0
+    assert objective.criterion(p.lower, np.array([-0.2, 0.3])) == pytest.approx(0.2)
