@@ -178,8 +178,12 @@ class _LowRank(Preconditioner):
         super().__init__(U.shape[0], name=f"{name}({U.shape[1]})", like=U, rank=U.shape[1], reason=reason)
 
     def _spectral(self, X, f):
-        inside = self.U @ ((f(self.values) - f(self.rest))[:, None] * (self.U.mH @ X))
-        return f(self.rest) * X + inside
+        inside = self.U.mH @ X
+        outside = X - self.U @ inside
+        # Projected twice: what rounding leaves of the large values inside would outweigh the small ones outside, and
+        # in float32 P would no longer be positive definite.
+        outside = outside - self.U @ (self.U.mH @ outside)
+        return f(self.rest) * outside + self.U @ (f(self.values)[:, None] * inside)
 
     def _apply(self, X):
         return self._spectral(X, torch.reciprocal)

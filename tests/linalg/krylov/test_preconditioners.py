@@ -173,3 +173,15 @@ def test_what_is_not_positive_definite_or_makes_no_sense_is_named(rng):
             make(np.eye(3), 0)
     with pytest.raises(InvalidInputError, match=r"A must be square; got shape \(2, 3\)"):
         jacobi(np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("make", [nystrom, pivoted_cholesky])
+def test_stays_positive_definite_in_float32_where_the_spectrum_spans_seven_digits(make, rng):
+    # U (1/values - 1/rest) U^H x + x / rest loses the sign of what is small; projecting twice does not.
+    x, b = rng.random((600, 3)), rng.standard_normal(600).astype(np.float32)
+    K = (Gaussian(0.5)(x) + 1e-5 * np.eye(600)).astype(np.float32)
+    P = make(K, 1e-5, rank=100, random_state=0)
+    r = torch.from_numpy(rng.standard_normal((600, 50)).astype(np.float32))
+    r = r - P.U @ (P.U.mH @ r) + 1e3 * P.U[:, :50]
+    assert bool(((r * (P @ r)).sum(0) > 0).all())
+    assert cg(K, b, M=P, tol=1e-6, max_iter=1000).converged
