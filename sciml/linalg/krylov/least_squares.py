@@ -23,7 +23,7 @@ from sciml.validation import check_number
 _RESTARTS = 3  # after a criterion that could not be confirmed
 _ROUNDING = 10 * torch.finfo(torch.float64).eps  # relative rounding of b - A x
 _FAR = 2.0**200  # powers of two up to which squares are safe
-_DIGITS = 1e-2  # an estimated relative error of the answer beyond this is worth a warning
+_DIGITS = 1e-3  # an estimated relative error of the answer beyond this is worth a warning
 
 
 def lsmr(A, b, *, damp=0.0, x0=None, tol=1e-12, max_iter=None, callback=None, on_failure=None, progress=None):
@@ -74,7 +74,7 @@ def lsmr(A, b, *, damp=0.0, x0=None, tol=1e-12, max_iter=None, callback=None, on
     ConvergenceWarning
         If `tol` was not met and `on_failure` is "warn".
     ConditioningWarning
-        If `tol` was met, but the condition number lets the answer be off by more than a hundredth.
+        If `tol` was met, but the condition number lets the answer be off by more than a thousandth.
 
     References
     ----------

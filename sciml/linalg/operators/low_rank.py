@@ -61,7 +61,7 @@ class LowRank(LinearOperator):
             d = d[..., None].expand(*d.shape, n) if d.ndim == 0 else d
             if d.shape[-1] != n:
                 raise InvalidInputError(f"diagonal must be a number or have shape (..., {n}); got {tuple(d.shape)}.")
-        if C is not None and not torch.allclose(C, C.mH, rtol=1e-5, atol=1e-5 * float(C.detach().abs().max())):
+        if k and C is not None and not torch.allclose(C, C.mH, rtol=1e-5, atol=1e-5 * float(C.detach().abs().max())):
             raise InvalidInputError("C must equal its conjugate transpose; it does not. Use Dense(U) @ Dense(C) @ ...")
         self.U, self.C, self.diagonal = U, C, d
         positive = d is not None and not d.is_complex() and bool((d > 0).all())
@@ -159,6 +159,12 @@ class LowRank(LinearOperator):
         if not self._has_identity():
             return None
         d = self.diagonal
+        if self._capacitance_condition() > torch.finfo(self.dtype).eps ** -0.5:
+            # K has eigenvalues near one beside huge ones, whose rounding would swamp them.
+            if not (self.posdef and self._core_posdef):
+                return None
+            S = torch.linalg.svdvals(self._left() / d.sqrt()[..., :, None])
+            return torch.ones_like(S[..., 0], dtype=self.dtype), (S**2).log1p().sum(-1) + d.log().sum(-1)
         hermitian = self._core_posdef and not d.is_complex()
         K = Dense(self._capacitance(), symmetric=hermitian, posdef=hermitian and self.posdef)
         sign, value = exact_slogdet(K)

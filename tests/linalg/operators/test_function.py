@@ -80,3 +80,10 @@ def test_scipy_operators_without_an_adjoint_still_multiply():
     np.testing.assert_array_equal(A @ np.array([1.0, 2.0, 3.0]), [1, 2])
     with pytest.raises(InvalidInputError, match="no adjoint product"):
         A.T @ np.ones(2)
+
+
+def test_a_real_callable_gets_real_columns(rng):
+    A = torch.as_tensor(rng.standard_normal((3, 3)))
+    z = rng.standard_normal(3) + 1j * rng.standard_normal(3)
+    for F in (Function(lambda x: A @ x, (3, 3)), Function(lambda x: A.numpy() @ x.real, (3, 3), kind="numpy")):
+        np.testing.assert_allclose(F @ z, A.numpy() @ z, rtol=0, atol=1e-14)

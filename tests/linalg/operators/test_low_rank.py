@@ -73,3 +73,24 @@ def test_sums_with_diagonals_stay_low_rank():
 def test_says_what_does_not_fit(make, complaint):
     with pytest.raises(InvalidInputError, match=complaint):
         make()
+
+
+def test_no_rank_at_all_beside_a_core():
+    A = LowRank(np.zeros((3, 0)), np.zeros((0, 0)), diagonal=2.0)
+    np.testing.assert_allclose(A.solve(np.ones(3)), 0.5, rtol=1e-15)
+
+
+def test_a_determinant_beside_a_tiny_diagonal(rng):
+    Q = np.linalg.qr(rng.standard_normal((5, 3)))[0]
+    A = LowRank(Q * np.array([1.0, 1e-3, 1e-6]), diagonal=1e-12)
+    wanted = np.log1p([1e12, 1e6, 1]).sum() + 5 * np.log(1e-12)  # eigenvalues s^2 + 1e-12
+    assert A.logdet() == pytest.approx(wanted, abs=1e-8)
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_the_determinant_of_more_columns_than_rows(is_complex, rng):
+    U, C = rng.standard_normal((4, 6)) + 1j * is_complex * rng.standard_normal((4, 6)), np.diag([1.0, -1, 1, 2, -3, 1])
+    sign, value = LowRank(U, C, diagonal=1e-13).slogdet()
+    wanted = np.linalg.slogdet(U @ C @ U.conj().T)
+    np.testing.assert_allclose(sign, wanted[0].real, rtol=0, atol=1e-10)
+    assert value == pytest.approx(wanted[1], abs=1e-10)
