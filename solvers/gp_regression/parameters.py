@@ -213,6 +213,10 @@ class Parameters:
         noise = theta[-1].exp() if self.noise_std is None else theta.new_tensor(self.noise_std)
         return replaced(self.kernel, values), noise**2
 
+    def clipped(self, theta):
+        """Return theta (p,) moved into the bounds."""
+        return np.clip(theta, self.lower, self.upper)
+
     def raised(self, noise_variance, floor):
         """Return a noise variance that is at least a floor: the sum where it is learned, which is smooth.
 

@@ -40,6 +40,8 @@ def test_maps_show_mean_and_deviation(rng):
     axes = gp.plot(n_points=12)
     values = axes[0].collections[0].get_array()
     assert np.asarray(values).shape == (12, 12)
+    assert not np.allclose(values, axes[1].collections[0].get_array())
+    assert_allclose(np.max(axes[1].collections[0].get_array()), 1, rtol=0.3)  # a corner without data: the prior's
     assert len(axes) == 2
 
 
