@@ -160,6 +160,7 @@ class ConjugateGradients(Descent):
     def _record(self, alpha, beta):
         here = torch.isin(self.columns, self.tracked)
         if bool(here.any()):
+            alpha = alpha / (self.A.unit * getattr(self.M, "unit", 1))  # of M A in the units of the user
             self.coefficients.append(torch.stack([alpha, beta])[..., here].reshape(2, -1).cpu().numpy())
 
     def condition(self):

@@ -19,8 +19,8 @@ from sciml.exceptions import InvalidInputError, NotPositiveDefiniteError
 from sciml.iterate import Status
 from sciml.linalg.krylov.conjugate_gradient import ConjugateGradients
 from sciml.linalg.krylov.preconditioners import Preconditioner
-from sciml.linalg.krylov.system import System, dot
-from sciml.linalg.operators.base import as_operator
+from sciml.linalg.krylov.system import System, dot, norm, power_of_two
+from sciml.linalg.operators.base import _draw, as_operator
 from sciml.random import generator, normal
 from sciml.validation import check_number
 
@@ -82,7 +82,7 @@ def stochastic_logdet(A, *, n_probes=16, n_steps=200, M=None, random_state=None)
     Raises
     ------
     InvalidInputError
-        If `A` is not square, or `M` has no determinant.
+        If `A` is not square or not symmetric, or `M` has no determinant.
     NotPositiveDefiniteError
         If a step meets a direction with :math:`\langle p, A p \rangle \le 0`.
 
@@ -109,6 +109,7 @@ def stochastic_logdet(A, *, n_probes=16, n_steps=200, M=None, random_state=None)
     n_probes = check_number("n_probes", n_probes, low=2, integer=True)
     n_steps = check_number("n_steps", n_steps, low=1, integer=True)
     with torch.no_grad():
+        _refuse_unsymmetric(operator)
         Z = _probes(operator, M, n_probes, generator(random_state))
         system = System(operator, Z, M)
         descent = _descend(system, n_steps)
@@ -125,7 +126,9 @@ def stochastic_logdet(A, *, n_probes=16, n_steps=200, M=None, random_state=None)
     if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
         PZ = system.B if M is None else system.M(system.B)
         weights = n / (dot(system.B, PZ) * n_probes)
-        estimate = _Logdet.apply(estimate, system, PZ.detach(), weights.detach(), descent.d.detach(), *parameters)
+        estimate = _Logdet.apply(
+            estimate, system, PZ.detach(), weights.detach(), descent.correction.detach(), *parameters
+        )
     return StochasticEstimate(
         operator._leave(estimate.to(torch.empty(0, dtype=operator.dtype).real.dtype)),
         float(error) if error.ndim == 0 else error,
@@ -135,6 +138,23 @@ def stochastic_logdet(A, *, n_probes=16, n_steps=200, M=None, random_state=None)
         system.n_matvec,
         "none" if M is None else M.name,
     )
+
+
+def _refuse_unsymmetric(operator):
+    """Test the symmetry that nobody claimed on one pair of vectors; without it the estimate is a wrong number."""
+    if operator.symmetric or not operator.shape[0]:
+        return
+    X, Y = (_draw(operator, generator(seed), operator.shape[0], 1) for seed in (0, 1))
+    AX, AY = operator._matmat(X), operator._matmat(Y)
+    unit = power_of_two(norm(AX) + norm(AY))[..., None, :]
+    AX, AY = AX / unit, AY / unit
+    left, right = (Y.conj() * AX).sum(-2), (X.conj() * AY).sum(-2).conj()
+    slack = 1e3 * torch.finfo(operator.dtype).eps * (norm(AX) * norm(Y) + norm(X) * norm(AY))
+    if bool(((left - right).abs() > slack).any()):
+        raise InvalidInputError(
+            f"A must equal its conjugate transpose; <y, A x> and <A y, x> are {complex(left.flatten()[0]):.3g} and "
+            f"{complex(right.flatten()[0]):.3g}. Pass (A + A.H) / 2, or use A.slogdet()."
+        )
 
 
 def _probes(operator, M, count, rng):

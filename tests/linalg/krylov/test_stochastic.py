@@ -102,3 +102,8 @@ def test_the_trace_is_exact_on_low_rank_and_within_its_error_otherwise(rng, back
     assert stochastic_trace(np.diag([1.0, 2.0]), random_state=0).standard_error == 0.0
     with pytest.raises(InvalidInputError, match="n_probes must be an integer at least 6"):
         stochastic_trace(A, n_probes=3)
+
+
+def test_a_matrix_that_is_not_symmetric_is_refused():
+    with pytest.raises(InvalidInputError, match="A must equal its conjugate transpose"):
+        stochastic_logdet(np.triu(np.ones((5, 5))), random_state=0)

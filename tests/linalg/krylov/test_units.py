@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from sciml.linalg import cg, gmres, lsmr, minres
+from sciml.linalg import cg, gmres, jacobi, lsmr, minres, stochastic_logdet
 from tests.linalg.krylov.systems import rotation
 
 
@@ -46,3 +47,18 @@ def test_damped_least_squares_in_tiny_units(damp, rng):
     run = lsmr(np.ldexp(A, -700), np.ldexp(b, -700), damp=np.ldexp(damp, -700), x0=0.5 * x)
     assert run.converged
     np.testing.assert_allclose(run.value, x, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("k", [-665, 665])
+def test_determinants_in_tiny_and_huge_units(k, preconditioned, rng):
+    A = np.ldexp(system(12, rng)[0], k)
+    options = {"M": jacobi(A)} if preconditioned else {}
+    run = stochastic_logdet(A, n_probes=200, random_state=0, **options)
+    assert abs(run.value - np.linalg.slogdet(A)[1]) < 4 * run.standard_error < 2
+
+
+def test_the_derivative_of_a_determinant_in_huge_units(rng):
+    A = torch.tensor(np.ldexp(np.diag(np.arange(1.0, 5)), 300), requires_grad=True)
+    stochastic_logdet(A, random_state=0).value.backward()
+    np.testing.assert_allclose(np.diag(A.grad) * np.diag(A.detach()), 1, rtol=1e-5)
