@@ -106,3 +106,11 @@ def test_derivatives_are_those_of_the_implicit_function(rng):
     b = torch.from_numpy(rng.standard_normal(3)).requires_grad_(True)
     assert torch.autograd.gradcheck(lambda A, b: gmres(A, b, tol=1e-13).value, (A, b))
     assert torch.autograd.gradgradcheck(lambda A, b: gmres(A, b, tol=1e-13).value, (A, b))
+
+
+def test_the_basis_stays_orthogonal_at_a_large_condition():
+    n = 40
+    A = 1 / (np.arange(n)[:, None] + np.arange(n) + 1.0) + 1e-10 * np.diag(np.arange(1.0, n + 1))
+    run = gmres(A, A @ np.ones(n), tol=1e-13, restart=n, max_iter=n + 10)
+    assert run.converged
+    assert run.n_iter <= n

@@ -121,3 +121,9 @@ def test_derivatives_are_those_of_the_implicit_function(rng):
         return minres(G + G.mT + torch.diag(9 * signs), b, tol=1e-13).value
 
     assert torch.autograd.gradcheck(solve, (G, b))
+
+
+def test_the_condition_is_that_of_the_extreme_eigenvalues(rng):
+    eigenvalues = np.r_[100.0, np.linspace(-1, -0.5, 15), np.linspace(0.5, 1, 14)]
+    run = minres(symmetric(eigenvalues, rng), rng.standard_normal(30), tol=1e-12)
+    assert 60 < run.condition < 201  # 200, from below

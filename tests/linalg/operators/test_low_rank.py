@@ -94,3 +94,12 @@ def test_the_determinant_of_more_columns_than_rows(is_complex, rng):
     wanted = np.linalg.slogdet(U @ C @ U.conj().T)
     np.testing.assert_allclose(sign, wanted[0].real, rtol=0, atol=1e-10)
     assert value == pytest.approx(wanted[1], abs=1e-10)
+
+
+def test_the_adjoint_of_a_complex_diagonal_beside_an_indefinite_core(rng):
+    U = rng.standard_normal((5, 2)) + 1j * rng.standard_normal((5, 2))
+    C, d = np.diag([1.0, -2.0]) + 0j, rng.uniform(1, 2, 5) + 1j * rng.standard_normal(5)
+    A, dense = LowRank(U, C, diagonal=d), U @ C @ U.conj().T + np.diag(d)
+    b = rng.standard_normal(5) + 0j
+    np.testing.assert_allclose(A.rmatvec(b), dense.conj().T @ b, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(A.H.solve(b), np.linalg.solve(dense.conj().T, b), rtol=0, atol=1e-12)
