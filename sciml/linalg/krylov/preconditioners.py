@@ -323,6 +323,8 @@ def circulant(A):
 
     Raises
     ------
+    InvalidInputError
+        If A has no row.
     NotPositiveDefiniteError
         If an eigenvalue of the circulant matrix is not positive.
 
@@ -334,13 +336,15 @@ def circulant(A):
     """
     operator = _square(A)
     n = operator.shape[0]
+    if n == 0:
+        raise InvalidInputError(f"A must have at least one row for circulant; got shape {operator.shape}.")
     k = torch.arange(n, device=operator.device)
     if type(operator).__name__ in ("Toeplitz", "Circulant"):
         first = torch.zeros(n, 1, dtype=operator.dtype, device=operator.device)
         first[:1] = 1
         below, above = operator._matmat(first)[..., 0], operator._rmatmat(first)[..., 0].conj()
         # t_{k - n} lies n - k to the right of the diagonal.
-        c = ((n - k) * below + k * above[..., (n - k) % max(n, 1)]) / max(n, 1)
+        c = ((n - k) * below + k * above[..., (n - k) % n]) / n
     else:
         dense = operator._to_dense()
         c = torch.stack([dense[..., (k + j) % n, k].mean(-1) for j in range(n)], -1)

@@ -118,6 +118,11 @@ class System:
         self.norm_B = norm(self.B)
         self.A, self.A_long, self.has_long = _both_precisions(operator, self.dtype, self.long)
         self.M = None if M is None else Counted(_preconditioner(M, like, operator.shape[1]))
+        if self.M is not None and self.M.dtype.is_complex and not self.dtype.is_complex:
+            raise InvalidInputError(
+                "M must be real where A and b are; got a complex one, whose imaginary part would be lost. Pass M.real, "
+                "or a complex b."
+            )
         why = getattr(self.M.operator, "reason", "") if self.M is not None else ""
         self.choices = {"preconditioner": why} if why else {}
 

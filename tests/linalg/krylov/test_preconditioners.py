@@ -185,3 +185,13 @@ def test_stays_positive_definite_in_float32_where_the_spectrum_spans_seven_digit
     r = r - P.U @ (P.U.mH @ r) + 1e3 * P.U[:, :50]
     assert bool(((r * (P @ r)).sum(0) > 0).all())
     assert cg(K, b, M=P, tol=1e-6, max_iter=1000).converged
+
+
+def test_nothing_to_precondition():
+    with pytest.raises(InvalidInputError, match="at least one row for circulant; got shape"):
+        circulant(np.zeros((0, 0)))
+
+
+def test_refuses_a_complex_preconditioner_of_a_real_system():
+    with pytest.raises(InvalidInputError, match="M must be real where A and b are; got a complex one"):
+        cg(np.eye(3), np.ones(3), M=np.eye(3) * (1 + 1j))
