@@ -47,6 +47,11 @@ class Checkpoint:
     """
 
     def __init__(self, folder, fn, version=None):
+        if not isinstance(folder, (str, os.PathLike)):
+            raise InvalidInputError(
+                f"checkpoint must be the path of a folder or None; got {folder!r} of type {type(folder).__name__}. "
+                "Pass a str or a pathlib.Path."
+            )
         self.folder = Path(folder)
         self._root = _digest("fn", fn, version, _sciml_version(), {key: get_config()[key] for key in _NUMERIC})
         self._told = False
@@ -285,12 +290,21 @@ def _feed(sha, value, above):
         feed(value.__code__, value.__defaults__, value.__kwdefaults__, cells)
     elif isinstance(value, types.CodeType):
         # No line numbers: a comment above the function changes nothing.
-        tag(value.co_code, value.co_names, value.co_varnames, value.co_freevars)
-        feed(value.co_consts)
-    elif isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType, np.ufunc)):
+        tag(value.co_code, value.co_names, value.co_varnames, value.co_freevars, value.co_exceptiontable)
+        # The same instructions serve f(a) and f(*a).
+        feed((value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags), value.co_consts)
+    elif isinstance(value, types.BuiltinFunctionType):
+        # A method in C, such as array.dot, holds its object; a function its module.
+        tag(value.__module__, value.__qualname__)
+        feed(value.__self__)
+    elif isinstance(value, (type, types.ModuleType, np.ufunc)):
         tag(getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
     else:
         feed(_state(value))
+        # An object that is called has its code in its class.
+        called = next((vars(base)["__call__"] for base in kind.__mro__ if "__call__" in vars(base)), None)
+        if isinstance(called, types.FunctionType):
+            feed(called)
 
 
 def _cell(cell):

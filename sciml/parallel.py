@@ -204,14 +204,35 @@ def _listed(items):
 
 
 def _add(total, value):
+    """Return the sum of two values; truth values count as 0 and 1, for which NumPy and torch would take "or"."""
+    if isinstance(total, (dict, tuple, list)):
+        _check_alike(total, value)
     if isinstance(total, dict):
-        if total.keys() != value.keys():
-            raise InvalidInputError(f"fn must return dicts of equal keys; got {list(total)} and {list(value)}.")
         return {key: _add(total[key], value[key]) for key in total}
     if isinstance(total, (tuple, list)):
-        parts = [_add(a, b) for a, b in zip(total, value, strict=True)]
-        return _like(total, parts)
-    return operator.add(total, value)
+        return _like(total, [_add(a, b) for a, b in zip(total, value, strict=True)])
+    return operator.add(_counted(total), _counted(value))
+
+
+def _check_alike(total, value):
+    if not isinstance(value, dict if isinstance(total, dict) else (tuple, list)):
+        raise InvalidInputError(
+            f"fn must return values that can be added to one another; got {type(total).__name__} and "
+            f"{type(value).__name__}. Return the same kind for every item, or pass combine."
+        )
+    if isinstance(total, dict) and total.keys() != value.keys():
+        raise InvalidInputError(f"fn must return dicts of equal keys; got {list(total)} and {list(value)}.")
+    if len(total) != len(value):
+        raise InvalidInputError(
+            f"fn must return {type(total).__name__}s of equal length; got {len(total)} and {len(value)}. "
+            "To chain lists pass combine=operator.add."
+        )
+
+
+def _counted(value):
+    if str(getattr(value, "dtype", "")) not in ("bool", "torch.bool"):
+        return value
+    return value.long() if hasattr(value, "long") else value.astype(int)
 
 
 def _like(container, parts):

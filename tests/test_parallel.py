@@ -246,6 +246,18 @@ def test_a_sum_needs_items_of_one_shape():
         sciml.parallel.map_reduce(abs, [])
     with pytest.raises(InvalidInputError, match="dicts of equal keys; got \\['a'\\] and \\['b'\\]"):
         sciml.parallel.map_reduce(lambda key: {key: 1}, "ab")
+    with pytest.raises(InvalidInputError, match="lists of equal length; got 1 and 2"):
+        sciml.parallel.map_reduce(lambda n: [0] * n, [1, 2])
+    for first, second, match in [({}, 1, "got dict and int"), ([1], np.ones(1), "got list and ndarray")]:
+        with pytest.raises(InvalidInputError, match=match):
+            sciml.parallel.map_reduce([first, second].__getitem__, [0, 1])
+
+
+def test_truth_values_are_counted():
+    assert sciml.parallel.map_reduce(lambda x: x > 0, np.array([1.0, 2.0, -1.0])) == 2
+    total = sciml.parallel.map_reduce(lambda x: {"numpy": np.array([x, 0]) > 0, "torch": torch.tensor([x]) > 0}, [1, 2])
+    assert total["numpy"].tolist() == [2, 0]
+    assert total["torch"].tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +270,7 @@ def test_a_sum_needs_items_of_one_shape():
         ({"random_state": "seed"}, "random_state must be None, an int"),
         ({"items": 3}, "items must be iterable; got int"),
         ({"fn": 3}, "fn must be callable; got int"),
+        ({"checkpoint": 3}, "checkpoint must be the path of a folder or None; got 3 of type int"),
     ],
 )
 def test_wrong_arguments_are_named(options, match):
@@ -487,6 +500,33 @@ def test_a_change_of_the_function_its_defaults_or_its_closure_computes_anew(tmp_
         assert computed(abs, [1, 2], tmp_path) == [1, 2]
     with sciml.config_context(memory=123):
         assert computed(abs, [1, 2], tmp_path) == []
+
+
+def test_the_object_of_a_method_in_c_and_the_class_of_a_called_object_are_part_of_the_function(tmp_path):
+    def values(fn, item):
+        return sciml.parallel.map(fn, [item], checkpoint=tmp_path)[0]
+
+    def shifted(shift):
+        class Shift:
+            def __call__(self, x):
+                return x + shift
+
+        return Shift()
+
+    assert values(np.eye(2).dot, np.ones(2)).tolist() == [1, 1]
+    assert values((2 * np.eye(2)).dot, np.ones(2)).tolist() == [2, 2]
+    assert [values({"a": 1}.get, "a"), values({"a": 2}.get, "a")] == [1, 2]
+    assert [values(shifted(1), 1), values(shifted(2), 1)] == [2, 3]
+
+
+def test_a_function_of_one_argument_is_told_from_one_of_any_number():
+    def returning(starred):
+        fn = (lambda *a: a) if starred else (lambda a: a)
+        fn.__qualname__ = "fn"
+        return fn
+
+    assert returning(True).__code__.co_code == returning(False).__code__.co_code
+    assert _digest(returning(True)) != _digest(returning(False))
 
 
 def test_a_change_of_an_item_or_its_random_stream_computes_anew(tmp_path):
