@@ -24,7 +24,7 @@ from sciml.random import generator
 from sciml.solvers.gp_regression import exact, iterative
 from sciml.solvers.gp_regression.evidence import floor, variance_of
 from sciml.solvers.gp_regression.learning import Objective, learn_steps, standard_errors
-from sciml.solvers.gp_regression.parameters import Parameters, detached, has_free_size, multiplied
+from sciml.solvers.gp_regression.parameters import Parameters, detached, has_free_size, multiplied, name_in
 from sciml.solvers.gp_regression.result import GPRegression
 from sciml.validation import check_number, check_option
 
@@ -64,7 +64,8 @@ def fit_gp(
     kernel : sciml.kernels.Kernel
         Covariance of f, in units of y squared. What is learned of it starts here, and at lengths taken from the data.
     noise : float or "evidence"
-        Standard deviation `s` of the noise in units of y; 0 interpolates. "evidence" (the default) learns it.
+        Standard deviation `s` of the noise in units of y; 0 interpolates. "evidence" (the default) learns it. While
+        a kernel is learned, none is taken below about 3e-6 standard deviations of f; ``noise_std`` has what was taken.
     learn : "all", "none" or sequence of str
         Names in ``kernel.parameters`` that are learned by maximising the evidence. With "all" (the default) a kernel
         without a variance of its own, such as ``Gaussian(1.0)``, gets one as a factor; "none" keeps the kernel.
@@ -109,7 +110,7 @@ def fit_gp(
     ConvergenceWarning
         If a tolerance was not met and `on_failure` is "warn".
     ConditioningWarning
-        If ``noise=0`` and the kernel matrix needed a jitter, or if there is nothing to learn from.
+        If ``noise=0`` and a kernel that is not learned needed a jitter, or if there is nothing to learn from.
 
     Notes
     -----
@@ -123,6 +124,7 @@ def fit_gp(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from sciml.kernels import Gaussian
     >>> X = np.linspace(0, 6, 30)[:, None]
     >>> y = np.sin(X[:, 0]) + 0.1 * np.random.default_rng(0).standard_normal(30)
@@ -141,7 +143,7 @@ def fit_gp(
     rng = generator(random_state)
     options = iterative_options or iterative.Iterative()
 
-    offset = Y.mean(0) if _is_word("prior_mean", prior_mean, "sample") else Y.new_full(
+    offset = _mean(Y) if _is_word("prior_mean", prior_mean, "sample") else Y.new_full(
         (q,), check_number("prior_mean", prior_mean)
     )  # fmt: skip
     centred = Y - offset
@@ -152,6 +154,8 @@ def fit_gp(
     names = _learned(learn, kernel)
     if learn == "all" and not has_free_size(kernel):
         kernel, names = scale**2 * kernel, ["variance", *(f"kernel.{name}" for name in names)]
+    inside = multiplied(kernel, scale**-2)
+    names = [name_in(inside, name) for name in names]
     settings = {
         "method": method,
         "why": why,
@@ -165,7 +169,6 @@ def fit_gp(
         "scale": scale,
         "device": str(points.device),
     }
-    inside = multiplied(kernel, scale**-2)
     if noise_given == 0:
         exact.refuse_equal_points(points)
     parameters = Parameters(inside, None if noise_given is None else noise_given / scale, names, points)
@@ -186,7 +189,7 @@ def fit_gp(
         if not low < value < high
     ]
     if noise_variance == 0:
-        noise_variance = exact.jittered(points, inside)
+        noise_variance = exact.jittered(points, inside) if method == "exact" else iterative.jittered(points, inside)
         settings["jitter"] = noise_variance * scale**2
     if method == "exact":
         posterior, found = _condition_exactly(points, inside, noise_variance, Yc)
@@ -222,9 +225,8 @@ def fit_gp(
 def _entered(X, y):
     """Return points (n, d) and targets (n, q) in float64, the way back, and whether y was a vector."""
     (points, Y), _ = enter(X, y, names=("X", "y"))
-    for name, value in (("X", points), ("y", Y)):
-        if value.is_complex():
-            raise InvalidInputError(f"{name} must be real; got complex numbers. Pass real and imaginary parts.")
+    if points.is_complex():  # both have the dtype of the wider one
+        raise InvalidInputError("X and y must be real; got complex numbers. Pass real and imaginary parts.")
     if points.ndim != 2 or 0 in points.shape:
         raise InvalidInputError(
             f"X must have shape (n, d) with at least one row and one column; got {tuple(points.shape)}. For points on "
@@ -244,6 +246,11 @@ def _entered(X, y):
         return tensor if torch_came else tensor.cpu().numpy()
 
     return points, (Y[:, None] if single else Y), leave, single
+
+
+def _mean(Y):
+    """Return the means of the columns, without rounding where a column is constant: that must not look like data."""
+    return torch.where(Y.amax(0) == Y.amin(0), Y[0], Y.mean(0))
 
 
 def _checked_kernel(kernel, points):
@@ -267,7 +274,9 @@ def _is_word(name, value, word):
 def _learned(learn, kernel):
     if isinstance(learn, str):
         return list(kernel.parameters) if check_option("learn", learn, ("all", "none")) == "all" else []
-    return [check_option("learn", name, list(kernel.parameters)) for name in learn]
+    if not isinstance(learn, Sequence) or not all(isinstance(name, str) for name in learn):
+        raise InvalidInputError(f"learn must be 'all', 'none' or a list of names of parameters; got {learn!r}.")
+    return list(dict.fromkeys(check_option("learn", name, list(kernel.parameters)) for name in learn))
 
 
 def _method(method, n, points, memory):

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sciml.exceptions import ConvergenceWarning, InvalidInputError
+from sciml.exceptions import ConditioningWarning, ConvergenceWarning, InvalidInputError
 from sciml.iterate import caller_level
 from sciml.linalg import kernel_matrix, kernel_sum
 from sciml.linalg.krylov import cg, pivoted_cholesky, stochastic_logdet
@@ -131,6 +131,26 @@ def blocks(X, Y, options, rng):
             chosen = distance.topk(size, largest=False).indices.sort().values
         parts.append((X[chosen], Y[chosen]))
     return parts
+
+
+def jittered(X, kernel):
+    """Return the least noise variance that a factorisation could need: conjugate gradients divide by it.
+
+    Parameters
+    ----------
+    X : torch.Tensor, shape (n, d)
+        Points.
+    kernel : sciml.kernels.Kernel
+        Prior covariance.
+    """
+    jitter = float(floor(variance_of(kernel, X), len(X)))
+    warnings.warn(
+        f"noise=0 with the iterative method takes a noise of {math.sqrt(jitter / float(variance_of(kernel, X))):.1e} "
+        "standard deviations of f. Pass noise=, or method='exact'.",
+        ConditioningWarning,
+        stacklevel=caller_level(),
+    )
+    return jitter
 
 
 def condition(X, kernel, noise_variance, Y, options, *, rng, on_failure, memory):

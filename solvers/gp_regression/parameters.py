@@ -44,6 +44,20 @@ def multiplied(kernel, factor):
     return factor * kernel
 
 
+def name_in(multiple, name):
+    """Return the name that a parameter of a kernel has in a multiple of it, where a leaf may have got a factor.
+
+    Parameters
+    ----------
+    multiple : sciml.kernels.Kernel
+        What `multiplied` returned.
+    name : str
+        In ``parameters`` of the kernel that it was given.
+    """
+    prefix, dot, word = name.rpartition(".")
+    return name if name in multiple.parameters else f"{prefix}{dot}kernel.{word}"
+
+
 def has_free_size(kernel):
     """Whether the kernel's variance is among its own parameters."""
     if isinstance(kernel, _Sum):

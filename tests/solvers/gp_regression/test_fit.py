@@ -100,6 +100,41 @@ def test_constant_targets_teach_nothing_and_say_so(X, y):
     assert np.isfinite(gp.predict([[0.5]]).variance).all()
 
 
+def test_a_constant_that_its_mean_rounds_teaches_nothing():
+    with pytest.warns(ConditioningWarning, match="y must vary"):
+        gp = fit_gp([[float(i)] for i in range(7)], np.full(7, 0.1), Gaussian())  # the mean of seven 0.1 is another
+    assert gp.mean([[2.5]]).tolist() == [0.1]
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        Gaussian(1.3),
+        Gaussian(1.3) + Matern12(2.0),
+        Gaussian(1.3) * (2.0 * Matern12(2.0)),
+        2.0 * Gaussian(1.3) + Matern12(),
+    ],
+)
+def test_every_name_of_a_kernel_can_be_learned_alone(kernel, rng):
+    X, y = data(rng)
+    for name in kernel.parameters:
+        gp = fit_gp(X, 30 * y, kernel, learn=[name, name], tol=1e-3)
+        assert len(gp.settings["learned"]) == 2
+        # What is not learned keeps its value, whatever factors came to stand around it.
+        kept = [float(v) for v in gp.kernel.parameters.values()]
+        for other, given in kernel.parameters.items():
+            assert other == name or any(v == pytest.approx(float(given)) for v in kept)
+        assert gp.mean(X).shape == y.shape
+
+
+def test_iterations_without_noise_take_a_little_and_say_so(rng):
+    X, y = data(rng)
+    with pytest.warns(ConditioningWarning, match="noise=0 with the iterative method"):
+        gp = fit_gp(X, y, Matern12(1.0), noise=0, learn="none", method="iterative", random_state=0)
+    assert 0 < gp.noise_std < 1e-5
+    assert gp.mean(X) == pytest.approx(y, abs=1e-4)
+
+
 def test_many_coordinates(rng):
     X = rng.standard_normal((60, 40))
     y = X[:, 0] + 0.1 * rng.standard_normal(60)
@@ -130,6 +165,7 @@ def test_is_where_it_should_be():
         ({"y": np.zeros((5, 1, 1))}, InvalidInputError, r"got \(5, 1, 1\)"),
         ({"y": [0.0, 1.0, np.inf, 0.0, 0.0]}, InvalidInputError, "y must be finite; the entry at index 2"),
         ({"y": 1j * np.ones(5)}, InvalidInputError, "must be real; got complex"),
+        ({"learn": None}, InvalidInputError, "learn must be 'all', 'none' or a list"),
         ({"y": 1e200 * np.arange(5)}, InvalidInputError, r"has the size 2.0e\+200. Rescale it"),
         ({"kernel": "rbf"}, InvalidTypeError, "kernel must be a kernel of sciml.kernels; got str"),
         ({"kernel": Gaussian([1.0, 2.0])}, InvalidInputError, "lengthscale of Gaussian must be a number or one for"),
