@@ -29,7 +29,7 @@ def sample(rng, m, n, d=3, r=2, dtype="float64", batch=()):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_sums(engine, name, dtype, rng):
-    if engine == "keops" and name not in FEW:
+    if engine == "keops" and (name, dtype) not in {(FEW[0], "float64"), (FEW[1], "float32")}:
         pytest.skip("enough formulas are compiled")
     make, phi, _ = KERNELS[name]
     y, x, b = sample(rng, 70, 90, dtype=dtype)
@@ -41,7 +41,7 @@ def test_sums(engine, name, dtype, rng):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", [name for name, (_, _, positive) in KERNELS.items() if positive])
 def test_log_sum_exps(engine, name, dtype, rng):
-    if engine in ("compiled", "keops") and name not in FEW:
+    if engine in ("compiled", "keops") and (name, dtype) not in {(FEW[0], "float64"), (FEW[1], "float32")}:
         pytest.skip("enough formulas are compiled")
     make, phi, _ = KERNELS[name]
     y, x, _ = sample(rng, 70, 90, dtype=dtype)
@@ -70,7 +70,8 @@ def slopes(name, y, x, b, g):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", FEW)
 def test_gradients(engine, name, dtype, rng):
-    if engine in ("compiled", "keops") and (name, dtype) not in {(FEW[0], "float64"), (FEW[1], "float32")}:
+    few = {"compiled": {(FEW[0], "float64"), (FEW[1], "float32")}, "keops": {(FEW[1], "float32")}}
+    if (name, dtype) not in few.get(engine, {(name, dtype)}):
         pytest.skip("enough formulas are compiled")
     y, x, b = sample(rng, 40, 50, dtype=dtype)
     g = rng.standard_normal((40, 2)).astype(dtype)
@@ -135,6 +136,8 @@ def test_many_coordinates_and_right_sides_compiled(d, r, dtype, rng):
 
 @pytest.mark.parametrize("name", FEW)
 def test_sizes_around_the_tiles(engine, name, rng):
+    if engine == "keops":
+        pytest.skip("its tiles are not ours")
     make, phi, _ = KERNELS[name]
     y, x, b = sample(rng, 1030, 5000)
     K = phi(y, x)
@@ -441,6 +444,8 @@ def test_tensors_of_one_kind_return_even_beside_numpy(simple, rng):
 @pytest.mark.parametrize(("m", "n", "r"), [(0, 5, 2), (6, 0, 2), (6, 5, 0), (0, 0, 0)])
 @pytest.mark.parametrize("d", [1, 3, 20])
 def test_nothing_gives_zeros_without_an_engine(engine, m, n, r, d):
+    if engine in ("compiled", "keops") and d != 3:
+        pytest.skip("enough formulas are compiled")
     found = kernel_sum(np.zeros((m, d)), np.zeros((n, d)), np.zeros((n, r)), kernel=Gaussian(0.8), engine=engine)
     np.testing.assert_array_equal(found, np.zeros((m, r)))
     found = kernel_logsumexp(np.zeros((m, d)), np.zeros((n, d)), kernel_log=Gaussian(0.8), engine=engine)
