@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -498,6 +499,8 @@ def test_a_change_of_the_function_its_defaults_or_its_closure_computes_anew(tmp_
     assert computed(abs, [1, 2], tmp_path, version=2) == [1, 2]
     with sciml.config_context(dtype="float32"):
         assert computed(abs, [1, 2], tmp_path) == [1, 2]
+    with sciml.config_context(engine="eager"):
+        assert computed(abs, [1, 2], tmp_path) == [1, 2]
     with sciml.config_context(memory=123):
         assert computed(abs, [1, 2], tmp_path) == []
 
@@ -577,6 +580,8 @@ def test_content_is_told_apart_and_equal_content_is_not():
     ]  # fmt: skip
     hashes = [_digest(value) for value in different]
     assert len(set(hashes)) == len(hashes)
+    assert _digest(partial(int, base=2)) != _digest(partial(int, base=3))
+    assert _digest(Box(1).__init__) != _digest(Box(2).__init__)  # a bound method has its object's content
     assert _digest({1: "a", 2: "b"}) == _digest({2: "b", 1: "a"})
     assert _digest({"a", "b", "c"}) == _digest({"c", "a", "b"})
     assert _digest(Box([1, 2])) == _digest(Box([1, 2]))

@@ -67,3 +67,9 @@ def test_the_floor_makes_a_singular_matrix_pass(rng):
         factor(X, kernel, 0.0)
     assert bool(torch.isfinite(factor(X, kernel, floor(3.0, 300))).all())
     assert floor(3.0, 300) < 1e-10
+
+
+def test_the_floor_grows_with_the_rounding_of_many_points():
+    eps = np.finfo(float).eps
+    assert floor(2.0, 10) == pytest.approx(2e-11)
+    assert floor(2.0, 10**5) == pytest.approx(16e5 * eps)

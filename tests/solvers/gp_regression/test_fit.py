@@ -197,3 +197,28 @@ def test_given_tensors_keep_their_gradients_to_themselves(rng):
     length = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     gp = fit_gp(torch.as_tensor(X).requires_grad_(), torch.as_tensor(y), Matern12(length), noise=0.3, learn="none")
     assert not gp.mean(torch.as_tensor(X)).requires_grad
+
+
+def test_the_evidence_of_several_outputs_is_in_their_units(rng):
+    X, y = data(rng)
+    Y = 37.0 * np.stack([y, y[::-1]], axis=1)
+    gp = fit_gp(X, Y, 900.0 * Gaussian(1.0), noise=5.0, learn="none")
+    K = 900 * np.exp(-((X[:, None] - X) ** 2).sum(-1) / 2) + 25 * np.eye(len(X))
+    C = Y - Y.mean(0)
+    expected = -0.5 * np.sum(C * np.linalg.solve(K, C)) - np.linalg.slogdet(2 * np.pi * K)[1]
+    assert_allclose(gp.log_evidence, expected, rtol=1e-12)
+
+
+def test_numbers_at_their_bounds_are_named():
+    X = np.linspace(0, 6, 30)[:, None]
+    assert fit_gp(X, np.sin(X[:, 0]), Gaussian(1.0)).settings["at_bounds"] == ["noise_std"]  # there is no noise
+
+
+def test_errors_of_iterations_cover_outputs_and_a_small_noise(rng):
+    X, y = data(rng, n=120)
+    options = {"kernel": Matern52(1.0), "noise": 0.01, "learn": "none", "random_state": 0}
+    one = fit_gp(X, y, method="iterative", **options)
+    two = fit_gp(X, np.stack([y, y], axis=1), method="iterative", **options)
+    assert two.log_evidence_error == pytest.approx(2 * one.log_evidence_error)
+    found, exact = one.predict(X[:20] + 0.05), fit_gp(X, y, method="exact", **options).variance(X[:20] + 0.05)
+    assert np.max(np.abs(found.variance / exact - 1)) <= found.variance_error

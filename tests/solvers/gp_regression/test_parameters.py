@@ -105,3 +105,18 @@ def test_refuses_to_write_a_kernel_of_its_own_class():
 
     with pytest.raises(InvalidInputError, match="classes of sciml.kernels to be saved; Mine is not"):
         written(Mine(1.0))
+
+
+def test_bandwidths_are_bounded_by_inverse_lengths():
+    X = torch.linspace(0.0, 2.0, 11, dtype=torch.float64)[:, None]
+    parameters = Parameters(SpectralMixture([1.0], [[0.3]], [[0.1]]), 0.1, ["bandwidths"], X)
+    # The longest length is a thousand times the data, the shortest a tenth of their mean gap.
+    assert np.exp(parameters.lower) == pytest.approx([1 / 2e3])
+    assert np.exp(parameters.upper) == pytest.approx([11 / 0.2])
+
+
+def test_a_given_noise_above_the_floor_is_kept_and_a_learned_one_adds_it():
+    X, floor = torch.zeros(3, 1, dtype=torch.float64), torch.tensor(1e-3, dtype=torch.float64)
+    variance = torch.tensor(0.25, dtype=torch.float64)
+    assert float(Parameters(Gaussian(1.0), 0.5, [], X).raised(variance, floor)) == 0.25
+    assert float(Parameters(Gaussian(1.0), None, [], X).raised(variance, floor)) == pytest.approx(0.251)
