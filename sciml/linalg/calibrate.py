@@ -163,11 +163,9 @@ def limits(rows, first, dense_pairs):
     {'dense_pairs': 4000000.0, 'compiled_cold_pairs': 4000000000.0, 'compiled_warm_pairs': 1000000000.0}
     """
     found = {"dense_pairs": float(dense_pairs)}
-    gains = [
-        rows["eager"][name] - rows["compiled"][name]
-        for name in ("sum float32", "sum float64")
-        if name in rows["eager"] and name in rows["compiled"]
-    ]
+    eager, compiled = rows.get("eager", {}), rows.get("compiled", {})
+    names = ("sum float32", "sum float64")
+    gains = [eager[name] - compiled[name] for name in names if name in eager and name in compiled]
     if first is not None and gains and min(gains) > 0:
         found["compiled_cold_pairs"] = round(first[0] / min(gains), 3)
         found["compiled_warm_pairs"] = round(first[1] / min(gains), 3)
