@@ -3,8 +3,9 @@
 Cost      the first call of a kernel, dtype and width compiles, some seconds; after that a fraction of a nanosecond a
           pair and core in float32. No memory beyond the outputs.
 Pitfalls  a shape that varies would be compiled anew, or for shapes unknown, which some versions of torch do not
-          vectorise: so all tiles are of one size, and the last ones are padded. The graph is traced before it is compiled, so numbers that a pair function took from its
-          surroundings are constants of the graph, and the graph itself is the key: a changed number is a new graph.
+          vectorise: so all tiles are of one size, and the last ones are padded. The graph is traced before it is
+          compiled, so numbers that a pair function took from its surroundings are constants of the graph, and the
+          graph itself is the key: a changed number is a new graph.
 """
 
 import hashlib

@@ -26,11 +26,23 @@ def sample(rng, m, n, d=3, r=2, dtype="float64", batch=()):
 # ---------------------------------------------------------------- against the twins
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", KERNELS)
+BOTH = [(FEW[0], "float64"), (FEW[1], "float32")]
+ONE = [(FEW[1], "float32")]
+
+
+def cases(names, compiled=None, keops=BOTH):
+    """Engines by kernels and dtypes; all of them where nothing is compiled, a few formulas where it costs seconds."""
+    full = [(name, dtype) for name in names for dtype in ("float32", "float64")]
+    few = {"dense": full, "eager": full, "compiled": compiled or full, "keops": keops}
+    marks = {"keops": pytest.mark.keops}
+    found = [
+        pytest.param(engine, *case, marks=marks.get(engine, ())) for engine, listed in few.items() for case in listed
+    ]
+    return pytest.mark.parametrize(("engine", "name", "dtype"), found, indirect=["engine"])
+
+
+@cases(KERNELS)
 def test_sums(engine, name, dtype, rng):
-    if engine == "keops" and (name, dtype) not in {(FEW[0], "float64"), (FEW[1], "float32")}:
-        pytest.skip("enough formulas are compiled")
     make, phi, _ = KERNELS[name]
     y, x, b = sample(rng, 70, 90, dtype=dtype)
     found = kernel_sum(y, x, b, kernel=make(3), engine=engine)
@@ -38,11 +50,8 @@ def test_sums(engine, name, dtype, rng):
     assert relative(found, phi(y, x) @ b.astype(float)) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", [name for name, (_, _, positive) in KERNELS.items() if positive])
+@cases([name for name, (_, _, positive) in KERNELS.items() if positive], compiled=BOTH)
 def test_log_sum_exps(engine, name, dtype, rng):
-    if engine in ("compiled", "keops") and (name, dtype) not in {(FEW[0], "float64"), (FEW[1], "float32")}:
-        pytest.skip("enough formulas are compiled")
     make, phi, _ = KERNELS[name]
     y, x, _ = sample(rng, 70, 90, dtype=dtype)
     w = rng.uniform(-3, 3, 90).astype(dtype)
@@ -67,12 +76,8 @@ def slopes(name, y, x, b, g):
     return pull.sum(1), -pull.sum(0), phi.T @ g, (c * length).sum()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", FEW)
+@cases(FEW, compiled=BOTH, keops=ONE)
 def test_gradients(engine, name, dtype, rng):
-    few = {"compiled": {(FEW[0], "float64"), (FEW[1], "float32")}, "keops": {(FEW[1], "float32")}}
-    if (name, dtype) not in few.get(engine, {(name, dtype)}):
-        pytest.skip("enough formulas are compiled")
     y, x, b = sample(rng, 40, 50, dtype=dtype)
     g = rng.standard_normal((40, 2)).astype(dtype)
     leaves = [torch.from_numpy(v).requires_grad_() for v in (y, x, b)]
@@ -135,9 +140,8 @@ def test_many_coordinates_and_right_sides_compiled(d, r, dtype, rng):
 
 
 @pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("engine", ["dense", "eager", "compiled"], indirect=True)  # the tiles of KeOps are its own
 def test_sizes_around_the_tiles(engine, name, rng):
-    if engine == "keops":
-        pytest.skip("its tiles are not ours")
     make, phi, _ = KERNELS[name]
     y, x, b = sample(rng, 1030, 5000)
     K = phi(y, x)
@@ -294,10 +298,13 @@ def test_far_clusters_in_many_dimensions_are_not_multiplied_out(engine, dtype, r
 # ---------------------------------------------------------------- extremes of the exponent
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("engine", "dtype"),
+    [(engine, dtype) for engine in ("dense", "eager", "compiled") for dtype in ("float32", "float64")]
+    + [pytest.param("keops", "float64", marks=pytest.mark.keops)],
+    indirect=["engine"],
+)
 def test_exponents_far_beyond_the_range_of_exp(engine, dtype):
-    if engine == "keops" and dtype == "float32":
-        pytest.skip("enough formulas are compiled")
     y, x = np.zeros((1, 3), dtype), np.array([[0, 0, 0], [0.8, 0, 0]], dtype)
     for base in (1e4, -1e4, 3e4):
         found = kernel_logsumexp(y, x, np.array([base, base], dtype), kernel_log=Gaussian(0.8), engine=engine)
@@ -442,10 +449,13 @@ def test_tensors_of_one_kind_return_even_beside_numpy(simple, rng):
 
 
 @pytest.mark.parametrize(("m", "n", "r"), [(0, 5, 2), (6, 0, 2), (6, 5, 0), (0, 0, 0)])
-@pytest.mark.parametrize("d", [1, 3, 20])
+@pytest.mark.parametrize(
+    ("engine", "d"),
+    [*[(engine, d) for engine in ("dense", "eager") for d in (1, 3, 20)], ("compiled", 3)]
+    + [pytest.param("keops", 3, marks=pytest.mark.keops)],
+    indirect=["engine"],
+)
 def test_nothing_gives_zeros_without_an_engine(engine, m, n, r, d):
-    if engine in ("compiled", "keops") and d != 3:
-        pytest.skip("enough formulas are compiled")
     found = kernel_sum(np.zeros((m, d)), np.zeros((n, d)), np.zeros((n, r)), kernel=Gaussian(0.8), engine=engine)
     np.testing.assert_array_equal(found, np.zeros((m, r)))
     found = kernel_logsumexp(np.zeros((m, d)), np.zeros((n, d)), kernel_log=Gaussian(0.8), engine=engine)
