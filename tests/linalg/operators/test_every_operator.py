@@ -198,13 +198,14 @@ def test_units_do_not_matter(case, k, rng):
     np.testing.assert_allclose(scaled.slogdet()[1] - one.slogdet()[1], n * k * np.log(2), rtol=1e-12)
 
 
-@pytest.mark.parametrize("case", SQUARE, indirect=True)
+# The callables of the cases mix in float64 of their own.
+OWN_DTYPE = [name for name in SQUARE if not str(name).startswith("function")]
+
+
+@pytest.mark.parametrize("case", OWN_DTYPE, indirect=True)
 def test_float32_stays_float32(case, rng):
     drawn = [t.float() for t in tensors(case, rng)]
-    try:
-        A = case.make(*drawn)
-    except RuntimeError:
-        pytest.skip("the case itself mixes dtypes")
+    A = case.make(*drawn)
     b = torch.ones(A.shape[0], dtype=torch.float32)
     x = A.solve(b)
     assert x.dtype == A.dtype
