@@ -230,9 +230,11 @@ def _check_alike(total, value):
 
 
 def _counted(value):
-    if str(getattr(value, "dtype", "")) not in ("bool", "torch.bool"):
+    """Return truth values and short integers as long ones, which hold their sum."""
+    word = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    if word != "bool" and (not word.startswith(("int", "uint")) or word.endswith("64")):
         return value
-    return value.long() if hasattr(value, "long") else value.astype(int)
+    return value.long() if hasattr(value, "long") else value.astype("int64")
 
 
 def _like(container, parts):

@@ -791,3 +791,9 @@ def test_tensors_come_back_from_a_gpu(kind):
     with workers(kind):
         values = sciml.parallel.map(lambda i: torch.full((2,), i, device="cuda"), range(3))
     assert [value.device.type for value in values] == ["cpu"] * 3
+
+
+def test_short_integers_do_not_wrap():
+    total = sciml.parallel.map_reduce(lambda i: np.full(2, 200, np.uint8), range(3))
+    assert total.tolist() == [600, 600]
+    assert total.dtype == np.int64

@@ -71,7 +71,7 @@ error = {
     "one": np.std(y[unseen] - line.mean(X[unseen, :1])),
     "three": np.std(y[unseen] - answer.mean),
 }
-print(f"inside: {inside.mean():.1%}; errors: {error}")
+print(f"inside: {inside.mean():.1%}; errors: one {error['one']:.1f}, three {error['three']:.1f}")
 assert 0.90 < inside.mean() < 0.99
 assert full.log_evidence > line.log_evidence
 assert error["three"] < error["one"] < np.std(y[unseen])

@@ -119,8 +119,8 @@ def jittered(X, kernel):
             continue
         if jitter > 0:
             text = (
-                f"the kernel matrix of {len(X)} points without noise is singular to rounding; a noise of standard "
-                f"deviation {math.sqrt(jitter):.1e} was added. Pass noise= or a rougher kernel."
+                f"the kernel matrix of {len(X)} points without noise is singular to rounding; a noise of "
+                f"{math.sqrt(jitter / size):.1e} standard deviations of f was added. Pass noise= or a rougher kernel."
             )
             warnings.warn(text, ConditioningWarning, stacklevel=caller_level())
         return jitter
