@@ -427,7 +427,8 @@ def test_gradients_flow_through_complex_weights(simple, rng):
 
 
 def test_data_arrays(simple, rng):
-    xr = pytest.importorskip("xarray")
+    import xarray as xr
+
     y, x, b = sample(rng, 6, 5, r=1)
     Y = xr.DataArray(y, dims=("place", "axis"))
     found = kernel_sum(Y, x, b, kernel=Gaussian(), engine=simple)
