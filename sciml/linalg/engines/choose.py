@@ -101,6 +101,10 @@ def _read(file, stamp):
         return {}
 
 
+# Compiling saves so many times more on a pair of a derivative than on one of a sum (benchmarks/bench_engines.py).
+_DERIVATIVE = 8
+
+
 class Choice:
     """The engines to try, in order, each with the reason.
 
@@ -129,15 +133,15 @@ class Choice:
         raise AssertionError("unreachable")
 
 
-def choose(engine, tile, rows, cols, params, *, products, memory):
+def choose(tile, rows, cols, params, *, engine, products, memory):
     """Return the engines to try for a reduction.
 
     Parameters
     ----------
-    engine : str or None
-        What the caller asked for; None and "auto" ask the configuration.
     tile, rows, cols, params
         The reduction; see :func:`sciml.linalg.engines.eager.run`.
+    engine : str or None
+        What the caller asked for; None and "auto" ask the configuration.
     products : int
         Calls like this one that are expected.
     memory : int, float, str or None
@@ -179,7 +183,8 @@ def choose(engine, tile, rows, cols, params, *, products, memory):
 def _for_cpu(tile, rows, cols, params, pairs, products, allowed, needs):
     limits, found = thresholds(rows[0].device), []
     once = rows[0].shape[0] * cols[0].shape[0]
-    if once <= limits["dense_pairs"] and needs["dense"] <= min(allowed / 4, 2**30):
+    pairs *= _DERIVATIVE if tile.order else 1
+    if tile.order == 0 and once <= limits["dense_pairs"] and needs["dense"] <= min(allowed / 4, 2**30):
         found.append(("dense", f"{once:.1e} pairs are few, and the matrix fits"))
     elif rows[0].device.type == "cpu":
         if compiled.is_ready(tile, rows, cols, params):

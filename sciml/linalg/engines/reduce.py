@@ -15,19 +15,27 @@ class Plan:
     ----------
     name : str
         The operation, for traces and messages.
-    choice : Choice
-        The engines.
+    choose : callable
+        ``choose(tile, rows, cols, params)`` gives the engines. It is asked again for derivatives where the choice was
+        left open: they are more work a pair, so that compiling pays earlier.
     """
 
-    def __init__(self, name, choice):
-        self.name, self.choice = name, choice
+    def __init__(self, name, choose):
+        self.name, self.choose, self.first = name, choose, None
+
+    def _choice(self, tile, rows, cols, params):
+        if self.first is None:
+            self.first = self.choose(tile, rows, cols, params)
+        again = tile.order > 0 and self.first.engine == "auto"
+        return self.choose(tile, rows, cols, params) if again else self.first
 
     def run(self, tile, rows, cols, params):
         """Return the outputs, and tell the open traces."""
         m, n, d = rows[0].shape[0], cols[0].shape[0], rows[0].shape[1]
         name = self.name + " derivative" * tile.order
         start = time.perf_counter()
-        outputs, engine, reason = self.choice.run(tile, rows, cols, params, f"{name} of {m} x {n} pairs")
+        choice = self._choice(tile, rows, cols, params)
+        outputs, engine, reason = choice.run(tile, rows, cols, params, f"{name} of {m} x {n} pairs")
         if tracing():
             from sciml.linalg.engines.choose import MODULES
 

@@ -6,6 +6,8 @@ Pitfalls  float32 points far from the origin carry the rounding of their coordin
           ``dtype="float32"``, and differences are centred before they are rounded.
 """
 
+from functools import partial
+
 import torch
 
 from sciml.exceptions import InvalidInputError
@@ -122,7 +124,7 @@ def kernel_sum(
         if min(Y.shape[0], X.shape[0], B.shape[1]) == 0:
             return B.new_zeros((Y.shape[0], B.shape[1]))
         tile = SumTile(pair)
-        plan = Plan("kernel_sum", choose_for(tile, [Y], [X, B], values, **options))
+        plan = Plan("kernel_sum", partial(choose, **options))
         with _naming("kernel", kernel):
             (out,) = reduce(plan, tile, [Y], [X, B], values)
         return _checked("kernel", out, check_finite)
@@ -215,7 +217,7 @@ def kernel_logsumexp(
         tile, columns = LogSumExpTile(pair), []
         for w in W.unbind(1):
             w = w[:, None]
-            plan = Plan("kernel_logsumexp", choose_for(tile, [Y], [X, w], values, **options))
+            plan = Plan("kernel_logsumexp", partial(choose, **options))
             with _naming("kernel_log", kernel_log):
                 columns.append(reduce_logsumexp(plan, tile, SoftmaxTile(pair), Y, X, w, values))
         return _checked("kernel_log", torch.cat(columns, 1), check_finite, infinite=True)
@@ -288,11 +290,6 @@ def _enter(*arrays, names, dtype, device, check_finite):
     # The answer has other axes than the points: labels of a DataArray would be wrong where the sizes happen to agree.
     arrays = [array.data if type(array).__name__ == "DataArray" else array for array in arrays]
     return enter(*arrays, names=names, dtype=dtype, device=device, check_finite=check_finite)
-
-
-def choose_for(tile, rows, cols, values, *, engine, products, memory):
-    """Return the engines to try; the tensors' shapes, dtype and device decide."""
-    return choose(engine, tile, rows, cols, values, products=products, memory=memory)
 
 
 def _placed(y, x, device, products):

@@ -148,3 +148,17 @@ def test_the_error_survives_a_pickle():
 
     error = pickle.loads(pickle.dumps(EngineUnavailable("keops", "why")))
     assert (error.engine, error.reason) == ("keops", "why")
+
+
+def test_derivatives_are_compiled_earlier_than_sums(monkeypatch, rng):
+    # 2,500 pairs; a pair of a derivative counts eight times.
+    limits = {"dense_pairs": 1.0, "compiled_cold_pairs": 10_000.0, "compiled_warm_pairs": 10_000.0, "cuda_pairs": 1e9}
+    monkeypatch.setattr(choose, "thresholds", lambda device: limits)
+    monkeypatch.setattr(compiled, "_ready", {})
+    y = torch.from_numpy(rng.standard_normal((50, 1))).requires_grad_()
+    with sciml.trace() as log:
+        kernel_sum(y, y.detach(), y.detach(), kernel=Gaussian(0.7)).sum().backward()
+    assert [(entry["operation"], entry["engine"]) for entry in log] == [
+        ("kernel_sum", "eager"),
+        ("kernel_sum derivative", "compiled"),
+    ]
