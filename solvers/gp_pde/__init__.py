@@ -8,13 +8,14 @@ Start     ``sciml.solve_pde(PDE(domain, operator, source, conditions))``.
 Neighbour A plain Chebyshev method where everything is smooth, resolved and on a box: this package falls back to it.
 """
 
+from sciml.solvers.gp_pde.conditions import Dirichlet as Dirichlet
+from sciml.solvers.gp_pde.conditions import Initial as Initial
+from sciml.solvers.gp_pde.conditions import Neumann as Neumann
+from sciml.solvers.gp_pde.conditions import Periodic as Periodic
+from sciml.solvers.gp_pde.conditions import Robin as Robin
+from sciml.solvers.gp_pde.domain import Box as Box
+from sciml.solvers.gp_pde.domain import Region as Region
 from sciml.solvers.gp_pde.problem import PDE as PDE
-from sciml.solvers.gp_pde.problem import Box as Box
-from sciml.solvers.gp_pde.problem import Dirichlet as Dirichlet
-from sciml.solvers.gp_pde.problem import Initial as Initial
-from sciml.solvers.gp_pde.problem import Neumann as Neumann
-from sciml.solvers.gp_pde.problem import Periodic as Periodic
-from sciml.solvers.gp_pde.problem import Region as Region
-from sciml.solvers.gp_pde.problem import Robin as Robin
+from sciml.solvers.gp_pde.problem import UnknownFunction as UnknownFunction
 from sciml.solvers.gp_pde.result import PDESolution as PDESolution
 from sciml.solvers.gp_pde.solve import solve_pde as solve_pde

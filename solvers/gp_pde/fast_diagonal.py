@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from scipy.linalg import solve_sylvester
 
+from sciml.solvers.gp_pde.conditions import Dirichlet, Initial, Neumann, Periodic, Robin, apply_mask, named_faces
+from sciml.solvers.gp_pde.domain import Box
 from sciml.solvers.gp_pde.functions import PointFunction
-from sciml.solvers.gp_pde.problem import Box, Dirichlet, Initial, Neumann, Periodic, Robin, apply_mask, named_faces
 
 __all__ = ["EndConditions", "TensorSolution", "separable_parts", "solve_tensor"]
 

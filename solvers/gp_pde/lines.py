@@ -21,10 +21,10 @@ import torch
 from scipy.fft import dct
 
 from sciml.solvers.gp_pde.collocation import symbol_size
+from sciml.solvers.gp_pde.conditions import Initial, Periodic, apply_mask, named_faces
 from sciml.solvers.gp_pde.features import AxisBasis, JointBasis
 from sciml.solvers.gp_pde.frequencies import chebyshev_length, find_carriers
 from sciml.solvers.gp_pde.functions import PointFunction
-from sciml.solvers.gp_pde.problem import Initial, Periodic, apply_mask, named_faces
 
 __all__ = ["AxisNeeds", "axis_needs", "symbol_roots"]
 

@@ -14,12 +14,12 @@ import torch
 from scipy.spatial import cKDTree
 
 from sciml.exceptions import InvalidInputError
+from sciml.solvers.gp_pde.domain import Box
 from sciml.solvers.gp_pde.fast_diagonal import separable_parts
 from sciml.solvers.gp_pde.features import AxisBasis, JointBasis, ProductBasis
 from sciml.solvers.gp_pde.frequencies import find_carriers, lattice_step
 from sciml.solvers.gp_pde.lines import axis_needs, symbol_roots
 from sciml.solvers.gp_pde.points import interior_points
-from sciml.solvers.gp_pde.problem import Box
 
 __all__ = ["Plan", "make_plan"]
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sciml.exceptions import InvalidInputError
+from sciml.solvers.gp_pde.conditions import Dirichlet, Initial, Neumann, Periodic, apply_mask, named_faces
+from sciml.solvers.gp_pde.domain import Box
 from sciml.solvers.gp_pde.functions import PointFunction, to_numpy
-from sciml.solvers.gp_pde.problem import Box, Dirichlet, Initial, Neumann, Periodic, apply_mask, named_faces
 
 __all__ = ["ConditionRows", "condition_rows", "interior_points", "low_discrepancy"]
 

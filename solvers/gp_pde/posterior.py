@@ -8,24 +8,88 @@ Notation  theta (P,) mean; W (P, q) with cov(theta) proportional to W W^T; phi(x
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
+from typing import Any
 
 import numpy as np
 import torch
 
 from sciml.random import normal
 from sciml.solvers.gp_pde.features import AxisBasis, JointBasis, ProductBasis
+from sciml.solvers.gp_pde.spectrum import basis_spectrum
 
-__all__ = ["LeastSquaresPosterior", "TensorPosterior", "basis_from_state", "basis_state"]
+__all__ = [
+    "LeastSquaresPosterior",
+    "Posterior",
+    "TensorPosterior",
+    "basis_from_state",
+    "basis_state",
+    "posterior_from_state",
+    "posterior_state",
+    "register",
+]
 
 CHUNK = 20_000_000  # numbers of a feature matrix that are held at once
 
 
-class _Posterior:
-    """Shared: evaluate the mean and its derivatives in chunks of points."""
+_KINDS: dict[str, type] = {}  # kind -> class: the only classes that a file can name
 
-    basis = None
-    theta = None
+
+def register(kind):
+    """Class decorator: a saved solution names the posterior by `kind` and finds the class again."""
+
+    def enrol(cls):
+        _KINDS[kind] = cls
+        cls.kind = kind
+        return cls
+
+    return enrol
+
+
+def posterior_state(posterior) -> dict:
+    """Plain values and arrays that rebuild a posterior."""
+    return {"kind": posterior.kind} | posterior.state()
+
+
+def posterior_from_state(state: dict):
+    """The posterior of `posterior_state`."""
+    state = dict(state)
+    kind = str(state.pop("kind"))
+    if kind not in _KINDS:  # kept beside its method: loaded when first asked for
+        for module in ("gphm", "kernel_route", "frame", "slabs", "systems", "noisy", "inverse"):
+            if importlib.util.find_spec(f"sciml.solvers.gp_pde.{module}") is not None:
+                importlib.import_module(f"sciml.solvers.gp_pde.{module}")
+    return _KINDS[kind].from_state(state)
+
+
+class Posterior:
+    """What every posterior has: `basis`, `theta`, the mean and its derivatives, and a deviation from it.
+
+    A subclass gives ``_mean(X, alpha)`` or a basis that evaluates itself, ``deviation``, ``draw``, ``state`` and
+    ``from_state``, and is enrolled by `register`.
+    """
+
+    kind = ""
+    basis: Any = None
+    theta: Any = None
+
+    def deviation(self, X, alpha):
+        """Standard deviation of the derivative `alpha` of u at X (n, d); shape (n,)."""
+        raise NotImplementedError
+
+    def draw(self, X, alpha, n_samples, rng):
+        """Deviations from the mean at X (n, d), joint over the points; shape (n_samples, n)."""
+        raise NotImplementedError
+
+    def state(self):
+        """Plain values and arrays that rebuild it."""
+        raise NotImplementedError
+
+    def spectrum(self):
+        """Frequencies along each dimension; see `PDESolution.spectrum`."""
+        return basis_spectrum(self.basis, self.theta)
 
     def apply(self, X, terms):
         """``sum_alpha c_alpha d^alpha u`` at X, a tensor (n, d); c floats or arrays (n,)."""
@@ -50,7 +114,8 @@ class _Posterior:
         return torch.split(X, max(1, CHUNK // max(1, width))) if len(X) else []
 
 
-class LeastSquaresPosterior(_Posterior):
+@register("least-squares")
+class LeastSquaresPosterior(Posterior):
     """Posterior of scattered least squares.
 
     Parameters
@@ -89,8 +154,18 @@ class LeastSquaresPosterior(_Posterior):
         weights = self.root @ noise.T
         return torch.cat([self.basis.evaluate(part, alpha) @ weights for part in self._chunks(X)]).T
 
+    def state(self):
+        """Plain values and arrays that rebuild it."""
+        return {"basis": basis_state(self.basis), "theta": self.theta, "root": self.root}
 
-class TensorPosterior(_Posterior):
+    @classmethod
+    def from_state(cls, state):
+        """The posterior of `state`."""
+        return cls(basis_from_state(state["basis"]), state["theta"], state["root"])
+
+
+@register("tensor")
+class TensorPosterior(Posterior):
     """Posterior of fast diagonalisation: white noise in the source, carried through the inverse eigenvalues.
 
     Parameters
@@ -150,6 +225,21 @@ class TensorPosterior(_Posterior):
                 row.append(T[:, 0].real * (math.sqrt(2) if T.is_complex() else 1.0))
             out.append(torch.cat(row))
         return torch.stack(out)
+
+    def state(self):
+        """Plain values and arrays that rebuild it."""
+        state = {"basis": basis_state(self.basis), "theta": self.theta}
+        for j, (root, lam) in enumerate(zip(self.roots, self.eigenvalues, strict=True)):
+            state[f"root_{j}"], state[f"lam_{j}"] = root, lam
+        return state
+
+    @classmethod
+    def from_state(cls, state):
+        """The posterior of `state`."""
+        basis = basis_from_state(state["basis"])
+        axes = range(basis.n_dims)
+        roots, lams = [state[f"root_{j}"] for j in axes], [state[f"lam_{j}"] for j in axes]
+        return cls(basis, state["theta"].reshape(basis.shape), roots, lams)
 
 
 def basis_state(basis) -> dict:

@@ -1,372 +1,119 @@
-r"""A linear partial differential equation as users state it: domain, operator, source, conditions.
+r"""A partial differential equation, or a system of them, as users state it.
 
-.. math:: \sum_\alpha c_\alpha(x)\, \partial^\alpha u(x) = f(x) \text{ in } \Omega, \qquad
+.. math:: \sum_\alpha c_\alpha(x)\, \partial^\alpha u(x) + N(x, u, \nabla u) = f(x) \text{ in } \Omega, \qquad
           \text{conditions on the boundary.}
 
 Everything is checked here, before any work; nothing is computed here.
+
+Notation  An *index* is what a derivative of an unknown goes by inside the package: the multi-index alpha (d,) where
+          there is one unknown, and (k, *alpha) for unknown k of a system.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-import itertools
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sciml.exceptions import InvalidInputError, InvalidTypeError
+from sciml.solvers.gp_pde.conditions import CONDITIONS, Initial, Periodic, named_faces, touches
+from sciml.solvers.gp_pde.domain import Box, Region
 from sciml.solvers.gp_pde.functions import PointFunction, to_numpy
+from sciml.solvers.gp_pde.nonlinear import NonlinearTerm
 
-__all__ = ["PDE", "Box", "Dirichlet", "Initial", "Neumann", "Periodic", "Region", "Robin"]
-
-_SIDES = {0: 0, 1: 1, -1: 1, "lower": 0, "upper": 1, "min": 0, "max": 1, "start": 0, "end": 1, "left": 0, "right": 1}
+__all__ = ["PDE", "Equation", "UnknownFunction"]
 
 
 @dataclass(frozen=True)
-class Box:
-    """A product of intervals.
+class UnknownFunction:
+    """A parameter that is a positive function of x, to be learned.
 
     Parameters
     ----------
-    bounds : sequence of (float, float), length d
-        Lower and upper end in each dimension, in units of x.
+    lower, upper : float
+        Bounds of its values, positive.
+    n_terms : int
+        Terms of the expansion of its logarithm along each dimension, default 12.
+    dims : sequence of int, optional
+        Dimensions on which it depends; all when None.
 
     Raises
     ------
     InvalidInputError
-        When an end is not finite or an interval has no length.
+        When the bounds are not positive and increasing.
 
     Examples
     --------
-    >>> Box([(0, 1), (-1, 1)]).n_dims
-    2
+    >>> UnknownFunction(0.1, 10.0).n_terms
+    12
     """
 
-    bounds: Sequence
+    lower: float
+    upper: float
+    n_terms: int = 12
+    dims: Any = None
 
     def __post_init__(self):
-        array = to_numpy("bounds", self.bounds)
-        if array.ndim == 1 and array.shape == (2,):
-            array = array[None, :]
-        if array.ndim != 2 or array.shape[1] != 2 or len(array) == 0:
+        if not 0 < float(self.lower) < float(self.upper) < np.inf:
             raise InvalidInputError(
-                f"bounds must be a sequence of (lower, upper), one for each dimension; got shape "
-                f"{array.shape}. Write Box([(0, 1), (0, 2)]) for two dimensions."
+                f"lower and upper of an UnknownFunction must be positive and increasing; got ({self.lower}, "
+                f"{self.upper}). Its logarithm is expanded: write -kappa in the operator for a negative coefficient."
             )
-        for j, (low, high) in enumerate(array):
-            if not high > low:
-                raise InvalidInputError(
-                    f"bounds must have lower < upper in every dimension; got ({low}, {high}) in dimension "
-                    f"{j}. Swap the ends, or drop a dimension of no length."
-                )
-            if not high - low > 1e-10 * max(abs(low), abs(high)):
-                raise InvalidInputError(
-                    f"bounds must be wider than rounding; got ({low!r}, {high!r}) in dimension {j}. Shift "
-                    f"the origin of x towards the domain."
-                )
-        object.__setattr__(self, "bounds", tuple((float(a), float(b)) for a, b in array))
-
-    @property
-    def n_dims(self) -> int:
-        """Number of dimensions d."""
-        return len(self.bounds)
-
-    @property
-    def lower(self) -> np.ndarray:
-        """Lower corner, shape (d,)."""
-        return np.array([a for a, _ in self.bounds])
-
-    @property
-    def upper(self) -> np.ndarray:
-        """Upper corner, shape (d,)."""
-        return np.array([b for _, b in self.bounds])
-
-    @property
-    def box(self) -> Box:
-        """The box itself, so that a Box and a Region can be asked alike."""
-        return self
-
-    def contains(self, X: np.ndarray) -> np.ndarray:
-        """Tell which points lie inside, within rounding.
-
-        Parameters
-        ----------
-        X : numpy.ndarray, shape (n, d)
-            Points.
-
-        Returns
-        -------
-        numpy.ndarray of bool, shape (n,)
-        """
-        slack = 1e-9 * (self.upper - self.lower)
-        return np.all((self.lower - slack <= X) & (self.upper + slack >= X), axis=1)
+        if not isinstance(self.n_terms, numbers.Integral) or self.n_terms < 1:
+            raise InvalidInputError(f"n_terms must be a positive integer; got {self.n_terms!r}.")
 
 
 @dataclass(frozen=True)
-class Region:
-    """Any domain inside a box: a test for its points, and its boundary.
+class Equation:
+    """One equation: its linear part by index, and its right side.
 
     Parameters
     ----------
-    box : Box or sequence of (float, float)
-        Bounding box.
-    inside : callable
-        ``inside(X (n, d)) -> (n,)`` bool.
-    boundary : array (m, d) or callable
-        Points on the boundary, or ``boundary(n)`` / ``boundary(n, rng)`` that returns about n of them, shape (m, d).
-    normals : array (m, d) or callable, optional
-        Outward normals of the boundary points, or ``normals(X)``; needed by Neumann and Robin conditions only.
-
-    Raises
-    ------
-    InvalidTypeError
-        When `inside` is not callable.
-    InvalidInputError
-        When boundary points are not finite, lie outside the box, or have the wrong shape.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> t = np.linspace(0, 2 * np.pi, 200)
-    >>> disc = Region([(-1, 1)] * 2, lambda X: np.hypot(X[:, 0], X[:, 1]) < 1, np.c_[np.cos(t), np.sin(t)])
-    >>> disc.contains(np.array([[0.0, 0.0], [0.9, 0.9]])).tolist()
-    [True, False]
-    """
-
-    box: Any
-    inside: Callable
-    boundary: Any
-    normals: Any = None
-
-    def __post_init__(self):
-        if not isinstance(self.box, Box):
-            object.__setattr__(self, "box", Box(self.box))
-        if not callable(self.inside):
-            raise InvalidTypeError(
-                f"inside must be a callable of X (n, {self.n_dims}) that returns bool (n,); got "
-                f"{type(self.inside).__name__}."
-            )
-        if not callable(self.boundary):
-            object.__setattr__(self, "boundary", self._checked(self.boundary))
-        if self.normals is not None and not callable(self.normals):
-            normals = to_numpy("normals", self.normals)
-            if callable(self.boundary) or normals.shape != self.boundary.shape:
-                raise InvalidInputError(
-                    f"normals must match the boundary points one by one; got shape {normals.shape}. Pass a "
-                    f"callable of X (n, d) when boundary is a sampler."
-                )
-            object.__setattr__(self, "normals", normals)
-
-    def _checked(self, points):
-        points = to_numpy("boundary", points)
-        if points.ndim != 2 or points.shape[1] != self.n_dims or len(points) == 0:
-            raise InvalidInputError(
-                f"boundary must be points of shape (m, {self.n_dims}) with m > 0; got {points.shape}. Stack "
-                f"the coordinates as columns."
-            )
-        out = ~self.box.contains(points)
-        if out.any():
-            at = int(np.argmax(out))
-            raise InvalidInputError(
-                f"boundary must lie in the box; point {at} is {points[at].tolist()} and the box "
-                f"{list(self.box.bounds)}. Widen the box."
-            )
-        return points
-
-    @property
-    def n_dims(self) -> int:
-        """Number of dimensions d."""
-        return self.box.n_dims
-
-    def contains(self, X: np.ndarray) -> np.ndarray:
-        """Tell which points lie inside.
-
-        Parameters
-        ----------
-        X : numpy.ndarray, shape (n, d)
-            Points.
-
-        Returns
-        -------
-        numpy.ndarray of bool, shape (n,)
-        """
-        inside = np.asarray(self.inside(X.copy()))
-        if inside.shape == (len(X), 1):
-            inside = inside[:, 0]
-        if inside.shape != (len(X),):
-            raise InvalidInputError(
-                f"inside must return shape ({len(X)},) for X of shape {X.shape}; got {inside.shape}. Return "
-                f"one truth value for each row of X."
-            )
-        return inside.astype(bool)
-
-    def boundary_points(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return the stored boundary points, or some from the sampler.
-
-        Parameters
-        ----------
-        n : int
-            About how many; stored points are returned as they are.
-        rng : numpy.random.Generator
-            Handed to a sampler of two arguments.
-
-        Returns
-        -------
-        numpy.ndarray, shape (m, d)
-        """
-        if not callable(self.boundary):
-            return self.boundary
-        takes = [
-            p
-            for p in inspect.signature(self.boundary).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        return self._checked(self.boundary(n, rng) if len(takes) > 1 else self.boundary(n))
-
-    def normals_at(self, X: np.ndarray) -> np.ndarray:
-        """Return outward unit normals; stored ones are matched to the nearest point.
-
-        Parameters
-        ----------
-        X : numpy.ndarray, shape (n, d)
-            Points on the boundary.
-
-        Returns
-        -------
-        numpy.ndarray, shape (n, d)
-            Of length one.
-        """
-        if self.normals is None:
-            raise InvalidInputError(
-                "normals must be given for a Neumann or Robin condition on a Region; got None. Pass "
-                "Region(..., normals=array_or_callable)."
-            )
-        if callable(self.normals):
-            nu = to_numpy("normals", self.normals(X.copy()))
-        else:
-            from scipy.spatial import cKDTree
-
-            nu = self.normals[cKDTree(self.boundary).query(X)[1]]
-        if nu.shape != X.shape:
-            raise InvalidInputError(f"normals must return shape {X.shape} for X of that shape; got {nu.shape}.")
-        size = np.linalg.norm(nu, axis=1, keepdims=True)
-        if not (size > 0).all():
-            raise InvalidInputError("normals must not be zero vectors. Pass outward directions of any length.")
-        return nu / size
-
-
-@dataclass(frozen=True)
-class Dirichlet:
-    """Values on the boundary: u = g.
-
-    Parameters
-    ----------
-    g : callable, float, or tuple (points, values)
-        Boundary values; scattered ones bring their own points.
-    where : None, (dim, side), list of those, callable, or array (m, d)
-        None: the whole boundary that no Periodic or Initial condition takes.  ``(0, "lower")``: one face of a box;
-        sides are "lower" or "upper".  A callable of X (n, d) gives True where the condition holds.  An array holds the
-        points.
-
-    Examples
-    --------
-    >>> Dirichlet(0.0, where=[(0, "lower"), (0, "upper")]).where
-    [(0, 'lower'), (0, 'upper')]
-    """
-
-    g: Any
-    where: Any = None
-
-
-@dataclass(frozen=True)
-class Neumann:
-    """Outward normal derivative on the boundary: du/dn = g.
-
-    Parameters
-    ----------
-    g : callable, float, or tuple (points, values)
-        Normal derivatives, in units of u / units of x.
-    where : as for `Dirichlet`
-        Part of the boundary.
-    """
-
-    g: Any
-    where: Any = None
-
-
-@dataclass(frozen=True)
-class Robin:
-    """A mixture of value and outward normal derivative: a u + b du/dn = g.
-
-    Parameters
-    ----------
-    a, b : float or callable
-        Coefficients of the value and of the normal derivative.
-    g : callable, float, or tuple (points, values)
+    coefficients : dict
+        Index to PointFunction.
+    source : PointFunction
         Right side.
-    where : as for `Dirichlet`
-        Part of the boundary.
     """
 
-    a: Any
-    b: Any
-    g: Any
-    where: Any = None
-
-
-@dataclass(frozen=True)
-class Periodic:
-    """u and its derivatives agree at the two ends of one dimension of a box.
-
-    Parameters
-    ----------
-    dim : int
-        The dimension.
-    """
-
-    dim: int
-
-
-@dataclass(frozen=True)
-class Initial:
-    """Values at the lower end of the time dimension, and the velocity for equations of second order in time.
-
-    Parameters
-    ----------
-    u0 : callable or float
-        Initial values, a function of X (n, d) whose time column holds the initial time.
-    velocity : callable or float, optional
-        Initial time derivative.
-    dim : int
-        The dimension of time; the last by default.
-    """
-
-    u0: Any
-    velocity: Any = None
-    dim: int = -1
-
-
-CONDITIONS = (Dirichlet, Neumann, Robin, Periodic, Initial)
+    coefficients: dict
+    source: PointFunction
 
 
 @dataclass(frozen=True)
 class PDE:
-    r"""A linear partial differential equation with its conditions.
+    r"""A partial differential equation with its conditions, linear or not; or a system of them.
 
     Parameters
     ----------
     domain : Box or Region
         Where the equation holds; d dimensions, time being one of them.
-    operator : dict
-        Multi-index of length d (an int when d = 1) to the coefficient of that derivative: a float, or a callable of X
-        (n, d).
+    operator : dict, or sequence of dict
+        Multi-index of length d (an int when d = 1) to the coefficient of that derivative: a float, a callable of X
+        (n, d), the name of a parameter (or ``"-name"``), or a callable of X and parameters, such as
+        ``lambda X, kappa: kappa * X[:, 0]``. A system has one dict an equation, from the name of an unknown to such a
+        dict.
     source : callable, float, or tuple (X_f, f_values)
-        Right side f: a callable of X (n, d) that returns (n,), or samples at scattered points X_f (m, d).
+        Right side f: a callable of X (n, d) that returns (n,), or samples at scattered points X_f (m, d). A system
+        has a sequence of them, one an equation, or one number for all.
     conditions : sequence of Dirichlet, Neumann, Robin, Periodic, Initial
-        Boundary and initial conditions.
+        Boundary and initial conditions. In a system each names its ``unknown``; without a name it holds for all.
+    nonlinear : callable or tuple of two callables, optional
+        ``N(X, u) -> (n,)``, added to the linear operator, or ``(N, dN)`` with its derivative in u; N alone is
+        differentiated by torch. With a third argument N gets the gradient of u, (n, d), and dN returns a pair: the
+        derivative in u, (n,), and in the gradient, (n, d). In a system of E equations in m unknowns u is (n, m), its
+        gradient (n, m, d), N returns (n, E) and dN (n, E, m), with (n, E, m, d) for the gradient.
+    parameters : dict, optional
+        Name to ``(lower, upper)`` of an unknown number, or to an `UnknownFunction`; learned from `observations`.
+    observations : tuple (X_o, u_o, sigma), optional
+        Observed values of u at the points X_o (m, d), with their standard deviation, a float or (m,), in units of u;
+        None or no third entry: it is estimated.
+    unknowns : sequence of str, optional
+        Names of the unknown functions of a system, m of them; None for a single unknown.
 
     Raises
     ------
@@ -378,46 +125,76 @@ class PDE:
     Examples
     --------
     >>> import numpy as np
+    >>> from sciml.solvers.gp_pde import PDE, Box, Dirichlet
     >>> pde = PDE(Box([(0, 1)]), {(2,): 1.0}, lambda X: -np.sin(X[:, 0]), [Dirichlet(lambda X: np.sin(X[:, 0]))])
     >>> pde.n_dims, pde.order
     (1, 2)
+
+    Two unknowns, u' = v and v' = -u:
+
+    >>> system = PDE(
+    ...     Box([(0, 1)]),
+    ...     [{"u": {1: 1.0}, "v": {0: -1.0}}, {"v": {1: 1.0}, "u": {0: 1.0}}],
+    ...     conditions=[Initial(0.0, unknown="u"), Initial(1.0, unknown="v")],
+    ...     unknowns=("u", "v"),
+    ... )
+    >>> system.n_unknowns, system.n_equations
+    (2, 2)
     """
 
     domain: Any
-    operator: dict
+    operator: Any
     source: Any = 0.0
     conditions: Sequence = ()
-    _coefficients: dict = field(init=False, repr=False, compare=False)
-    _source: PointFunction = field(init=False, repr=False, compare=False)
+    nonlinear: Any = None
+    parameters: Any = None
+    observations: Any = None
+    unknowns: Any = None
+    _equations: tuple = field(init=False, repr=False, compare=False)
+    _nonlinear: NonlinearTerm | None = field(init=False, repr=False, compare=False)
+    _observations: tuple | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
+        put = object.__setattr__
         if not isinstance(self.domain, Box | Region):
             try:
-                object.__setattr__(self, "domain", Box(self.domain))
+                put(self, "domain", Box(self.domain))
             except (InvalidInputError, TypeError, ValueError) as error:
                 raise InvalidTypeError(
                     f"domain must be a Box or a Region; got {type(self.domain).__name__}. Write Box([(0, 1)])."
                 ) from error
-        object.__setattr__(self, "_coefficients", self._checked_operator())
-        object.__setattr__(self, "_source", PointFunction("source", self.source, self.n_dims))
-        if self._source.is_sampled:
-            self._check_samples(self._source.points)
-        one = isinstance(self.conditions, CONDITIONS)
-        if not one and not isinstance(self.conditions, Sequence):
-            raise InvalidTypeError(
-                f"conditions must be a sequence of conditions; got {type(self.conditions).__name__}. Write "
-                "conditions=[Dirichlet(g)]."
+        put(self, "unknowns", self._checked_unknowns())
+        put(self, "parameters", self._checked_parameters())
+        conditions = self._checked_conditions()
+        put(self, "conditions", conditions)
+        # Names of parameters are tried in the middle of their range; `bind` puts the numbers in.
+        middle = {name: _middle(p) for name, p in self.parameters.items()}
+        self._check_names(middle)
+        operators, sources = self._per_equation()
+        equations = []
+        for e, (operator, source) in enumerate(zip(operators, sources, strict=True)):
+            name = "source" if self.unknowns is None else f"source[{e}]"
+            f = PointFunction(name, _bound(source, middle), self.n_dims)
+            if f.is_sampled:
+                self._check_samples(f.points)
+            equations.append(Equation(self._checked_operator(operator, middle, e), f))
+        put(self, "_equations", tuple(equations))
+        if self.nonlinear is None:
+            put(self, "_nonlinear", None)
+        else:
+            given = self.nonlinear if isinstance(self.nonlinear, tuple | list) else (self.nonlinear,)
+            bound = tuple(_bound(part, middle) for part in given)
+            term = NonlinearTerm(
+                bound if len(bound) > 1 else bound[0],
+                self.n_dims,
+                self.n_unknowns,
+                self.n_equations,
+                self.unknowns is not None,
             )
-        conditions = (self.conditions,) if one else tuple(self.conditions)
+            put(self, "_nonlinear", term)
+        put(self, "_observations", self._checked_observations())
         for condition in conditions:
-            if not isinstance(condition, CONDITIONS):
-                raise InvalidTypeError(
-                    f"conditions must hold {', '.join(c.__name__ for c in CONDITIONS)}; got "
-                    f"{type(condition).__name__}. Write conditions=[Dirichlet(g)]."
-                )
-        object.__setattr__(self, "conditions", conditions)
-        for condition in conditions:
-            self._check_condition(condition)
+            self._check_condition(_bound_condition(condition, middle))
         self._check_enough()
 
     @property
@@ -426,9 +203,38 @@ class PDE:
         return self.domain.n_dims
 
     @property
+    def n_unknowns(self) -> int:
+        """Number of unknown functions m."""
+        return 1 if self.unknowns is None else len(self.unknowns)
+
+    @property
+    def n_equations(self) -> int:
+        """Number of equations E."""
+        return 1 if self.unknowns is None else len(self.operator)
+
+    @property
+    def is_linear(self) -> bool:
+        """True without a nonlinear term."""
+        return self._nonlinear is None
+
+    @property
+    def _coefficients(self) -> dict:
+        return self._equations[0].coefficients
+
+    @property
+    def _source(self) -> PointFunction:
+        return self._equations[0].source
+
+    @property
+    def _indices(self) -> list:
+        """Index of every unknown itself."""
+        zero = (0,) * self.n_dims
+        return [zero] if self.unknowns is None else [(k, *zero) for k in range(self.n_unknowns)]
+
+    @property
     def order(self) -> int:
         """Highest total order of a derivative."""
-        return max(sum(alpha) for alpha in self._coefficients)
+        return max((sum(index[-self.n_dims :]) for e in self._equations for index in e.coefficients), default=0)
 
     def axis_order(self, dim: int) -> int:
         """Return the highest order of a derivative in one dimension.
@@ -442,37 +248,214 @@ class PDE:
         -------
         int
         """
-        return max(alpha[dim] for alpha in self._coefficients)
+        return max((index[-self.n_dims :][dim] for e in self._equations for index in e.coefficients), default=0)
 
-    def coefficient_values(self, X: np.ndarray) -> dict:
+    def coefficient_values(self, X: np.ndarray, equation: int = 0) -> dict:
         """Evaluate the coefficients of the operator.
 
         Parameters
         ----------
         X : numpy.ndarray, shape (n, d)
             Points.
+        equation : int
+            Number of the equation, the first by default.
 
         Returns
         -------
         dict
-            Multi-index to a float where the coefficient is constant, else to an array (n,).
+            Index to a float where the coefficient is constant, else to an array (n,).
         """
-        return {alpha: c.constant if c.constant is not None else c(X) for alpha, c in self._coefficients.items()}
+        coefficients = self._equations[equation].coefficients
+        return {index: c.constant if c.constant is not None else c(X) for index, c in coefficients.items()}
 
     @property
     def is_constant(self) -> bool:
         """True when every coefficient of the operator is a number."""
-        return all(c.constant is not None for c in self._coefficients.values())
+        return all(c.constant is not None for e in self._equations for c in e.coefficients.values())
 
-    def _checked_operator(self):
-        d = self.n_dims
-        if not isinstance(self.operator, dict):
+    def bind(self, values: Mapping) -> PDE:
+        """Put numbers, or functions, in the place of the parameters.
+
+        Parameters
+        ----------
+        values : mapping
+            Name of every parameter to a float, or to a callable of X (n, d) that returns (n,).
+
+        Returns
+        -------
+        PDE
+            Without parameters; observations are kept.
+
+        Raises
+        ------
+        InvalidInputError
+            When a parameter is missing or unknown.
+
+        Examples
+        --------
+        >>> pde = PDE([(0, 1)], {2: 1.0, 0: "kappa"}, 0.0, [Dirichlet(1.0)], parameters={"kappa": (1, 2)})
+        >>> pde.bind({"kappa": 1.5}).operator[0]
+        1.5
+        """
+        if set(values) != set(self.parameters):
+            raise InvalidInputError(
+                f"values must name every parameter, {sorted(self.parameters)}, and nothing else; got {sorted(values)}."
+            )
+        operators, sources = self._per_equation()
+        if self.unknowns is None:
+            operator = {alpha: _bound(c, values) for alpha, c in operators[0].items()}
+            source = _bound(sources[0], values)
+        else:
+            operator = [
+                {name: {a: _bound(c, values) for a, c in terms.items()} for name, terms in row.items()}
+                for row in operators
+            ]
+            source = [_bound(f, values) for f in sources]
+        nonlinear = self.nonlinear
+        if nonlinear is not None:
+            nonlinear = (
+                tuple(_bound(n, values) for n in nonlinear)
+                if isinstance(nonlinear, tuple | list)
+                else _bound(nonlinear, values)
+            )
+        return dataclasses.replace(
+            self,
+            operator=operator,
+            source=source,
+            conditions=tuple(_bound_condition(c, values) for c in self.conditions),
+            nonlinear=nonlinear,
+            parameters=None,
+        )
+
+    def _checked_unknowns(self):
+        if self.unknowns is None:
+            return None
+        names = (self.unknowns,) if isinstance(self.unknowns, str) else tuple(self.unknowns)
+        if not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+            raise InvalidInputError(f"unknowns must be different names; got {self.unknowns!r}.")
+        return names
+
+    def _checked_parameters(self):
+        if self.parameters is None:
+            return {}
+        if not isinstance(self.parameters, Mapping):
             raise InvalidTypeError(
-                f"operator must be a dict of multi-index to coefficient; got {type(self.operator).__name__}. "
-                f"Write {{(2, 0): 1.0, (0, 2): 1.0}} for the Laplacian in 2D."
+                f"parameters must be a dict of name to (lower, upper); got {type(self.parameters).__name__}."
             )
         out = {}
-        for alpha, value in self.operator.items():
+        for name, bounds in self.parameters.items():
+            if not isinstance(name, str) or not name.isidentifier():
+                raise InvalidInputError(f"parameters must have names that Python can take; got {name!r}.")
+            if not isinstance(bounds, UnknownFunction):
+                pair = to_numpy(f"parameters[{name!r}]", bounds)
+                if pair.shape != (2,) or not pair[0] < pair[1]:
+                    raise InvalidInputError(
+                        f"parameters[{name!r}] must be (lower, upper) with lower < upper; got {bounds!r}. Give bounds "
+                        "within which the parameter is sought."
+                    )
+                bounds = (float(pair[0]), float(pair[1]))
+            out[name] = bounds
+        return out
+
+    def _checked_conditions(self):
+        one = isinstance(self.conditions, CONDITIONS)
+        if not one and not isinstance(self.conditions, Sequence):
+            raise InvalidTypeError(
+                f"conditions must be a sequence of conditions; got {type(self.conditions).__name__}. Write "
+                "conditions=[Dirichlet(g)]."
+            )
+        out = []
+        for condition in (self.conditions,) if one else self.conditions:
+            if not isinstance(condition, CONDITIONS):
+                raise InvalidTypeError(
+                    f"conditions must hold {', '.join(c.__name__ for c in CONDITIONS)}; got "
+                    f"{type(condition).__name__}. Write conditions=[Dirichlet(g)]."
+                )
+            unknown = getattr(condition, "unknown", None)
+            if unknown is not None and (self.unknowns is None or unknown not in self.unknowns):
+                raise InvalidInputError(
+                    f"unknown of {type(condition).__name__} must be one of {self.unknowns}; got {unknown!r}."
+                )
+            if self.unknowns is not None and unknown is None and not isinstance(condition, Periodic):
+                out += [dataclasses.replace(condition, unknown=name) for name in self.unknowns]
+            else:
+                out.append(condition)
+        return tuple(out)
+
+    def _check_names(self, middle):
+        """Every name in the operator is a parameter, and every parameter is used."""
+        used = set()
+        operators, sources = self._per_equation()
+        terms = [operators[0]] if self.unknowns is None else [t for row in operators for t in row.values()]
+        values = [c for t in terms if isinstance(t, Mapping) for c in t.values()] + list(sources)
+        if self.nonlinear is not None:
+            values += list(self.nonlinear) if isinstance(self.nonlinear, tuple | list) else [self.nonlinear]
+        values += [getattr(c, name, None) for c in self.conditions for name in _CONDITION_DATA]
+        for value in values:
+            if isinstance(value, str):
+                if middle and value.lstrip("-") not in middle:
+                    raise InvalidInputError(
+                        f"operator must hold numbers, callables or names of parameters {sorted(middle)}; got "
+                        f"{value!r}. Add parameters={{{value.lstrip('-')!r}: (lower, upper)}}."
+                    )
+                used.add(value.lstrip("-"))
+            elif callable(value):
+                used.update(_extra_arguments(value, middle))
+        if set(middle) - used:
+            raise InvalidInputError(
+                f"parameters must occur in the problem; {sorted(set(middle) - used)} do not. Write the name as a "
+                "coefficient, or as an argument of a callable: lambda X, kappa: ... ."
+            )
+
+    def _per_equation(self):
+        """Operators and sources, one an equation."""
+        if self.unknowns is None:
+            if not isinstance(self.operator, Mapping):
+                raise InvalidTypeError(
+                    f"operator must be a dict of multi-index to coefficient; got {type(self.operator).__name__}. "
+                    f"Write {{(2, 0): 1.0, (0, 2): 1.0}} for the Laplacian in 2D, and unknowns=(...) for a system."
+                )
+            return [self.operator], [self.source]
+        rows = self.operator
+        if isinstance(rows, Mapping) or not isinstance(rows, Sequence) or not rows:
+            raise InvalidTypeError(
+                "operator must be a sequence of dicts for a system, one an equation, from the name of an unknown to a "
+                f'dict; got {type(rows).__name__}. Write [{{"u": {{1: 1.0}}, "v": {{0: -1.0}}}}, ...].'
+            )
+        for row in rows:
+            if not isinstance(row, Mapping) or not all(isinstance(terms, Mapping) for terms in row.values()):
+                raise InvalidTypeError(f"operator must hold dicts of dicts for a system; got {row!r:.80}.")
+            stray = [name for name in row if name not in self.unknowns]
+            if stray:
+                raise InvalidInputError(f"operator must name unknowns of {self.unknowns}; got {stray[0]!r}.")
+        sources = self.source
+        if not isinstance(sources, list | tuple):
+            sources = [sources] * len(rows) if not callable(sources) else [sources]
+        if len(sources) != len(rows):
+            raise InvalidInputError(
+                f"source must have one entry for each of the {len(rows)} equations; got {len(sources)}."
+            )
+        return list(rows), list(sources)
+
+    def _checked_operator(self, operator, middle, e):
+        if self.unknowns is None:
+            out = self._checked_terms(operator, middle, "operator")
+        else:
+            out = {
+                (k, *alpha): c
+                for k, name in enumerate(self.unknowns)
+                for alpha, c in self._checked_terms(operator.get(name, {}), middle, f"operator[{e}][{name!r}]").items()
+            }
+        if not out and self.nonlinear is None:
+            raise InvalidInputError(
+                "operator must have at least one coefficient that is not zero; got "
+                f"{operator!r}. Give for example {{{(2,) + (0,) * (self.n_dims - 1)}: 1.0}}."
+            )
+        return out
+
+    def _checked_terms(self, terms, middle, name):
+        d, out = self.n_dims, {}
+        for alpha, value in terms.items():
             index = (alpha,) if isinstance(alpha, numbers.Integral) else alpha
             if not isinstance(index, tuple) or not all(isinstance(k, numbers.Integral) and k >= 0 for k in index):
                 raise InvalidInputError(
@@ -487,19 +470,42 @@ class PDE:
                 raise InvalidInputError(
                     f"operator must have derivatives of order 12 at most; got {alpha!r}. Write it as a system."
                 )
-            c = PointFunction(f"operator[{alpha!r}]", value, d)
+            c = PointFunction(f"{name}[{alpha!r}]", _bound(value, middle), d)
             if c.is_sampled:
                 raise InvalidTypeError(
-                    f"operator[{alpha!r}] must be a number or a callable of X; got a pair. Interpolate it."
+                    f"{name}[{alpha!r}] must be a number or a callable of X; got a pair. Interpolate it."
                 )
             if c.constant != 0.0:
                 out[tuple(int(k) for k in index)] = c
-        if not out:
-            raise InvalidInputError(
-                "operator must have at least one coefficient that is not zero; got "
-                f"{self.operator!r}. Give for example {{{(2,) + (0,) * (d - 1)}: 1.0}}."
-            )
         return out
+
+    def _checked_observations(self):
+        if self.observations is None:
+            if self.parameters:
+                raise InvalidInputError(
+                    f"observations must be given where parameters are to be learned ({sorted(self.parameters)}); got "
+                    "None. Pass observations=(X_o, u_o, sigma)."
+                )
+            return None
+        if self.unknowns is not None:
+            raise InvalidInputError("observations are not supported for systems; leave them out.")
+        if not isinstance(self.observations, tuple | list) or len(self.observations) not in (2, 3):
+            raise InvalidTypeError(
+                f"observations must be a tuple (X_o, u_o, sigma); got {type(self.observations).__name__}. Pass None "
+                "for a standard deviation that is not known."
+            )
+        g = PointFunction("observations", tuple(self.observations[:2]), self.n_dims)
+        self._check_in_box("the points of observations", g.points)
+        sigma = self.observations[2] if len(self.observations) == 3 else None
+        if sigma is None:
+            return g.points, g.values, None
+        sigma = to_numpy("the standard deviation of observations", sigma)
+        if sigma.shape not in ((), (len(g.points),)) or not (sigma > 0).all():
+            raise InvalidInputError(
+                f"the standard deviation of observations must be positive, a number or of shape ({len(g.points)},); "
+                f"got shape {sigma.shape} with smallest value {sigma.min():g}."
+            )
+        return g.points, g.values, np.broadcast_to(sigma, (len(g.points),)).copy()
 
     def _check_samples(self, X):
         out = ~self.domain.contains(X) & ~self.domain.box.contains(X)
@@ -582,15 +588,15 @@ class PDE:
 
     def _check_enough(self):
         needed = {j: self.axis_order(j) for j in range(self.n_dims)}
-        if not any(needed.values()):
+        if not any(needed.values()) or self._observations is not None:
             return
         if not self.conditions:
             raise InvalidInputError(
                 "conditions must determine u; got none for an operator of order "
                 f"{self.order}. Add for example Dirichlet(g)."
             )
-        if not isinstance(self.domain, Box):
-            return
+        if not isinstance(self.domain, Box) or self.unknowns is not None:
+            return  # what a system needs shows in the singular values
         count = dict.fromkeys(needed, 0)
         for condition in self.conditions:
             if isinstance(condition, Periodic):
@@ -605,7 +611,7 @@ class PDE:
                 return  # scattered points: how much they determine shows in the singular values
             else:
                 for j, side in self.faces_of(condition):
-                    count[j] += _touches(condition.where, self.domain, j, side)
+                    count[j] += touches(condition.where, self.domain, j, side)
         for j, order in needed.items():
             if count[j] < order:
                 raise InvalidInputError(
@@ -615,45 +621,51 @@ class PDE:
                 )
 
 
-def _touches(where, box, dim, side):
-    """1 when a mask is true somewhere on a face."""
-    if not callable(where):
-        return 1
-    grid = [np.linspace(a, b, 33 if box.n_dims < 3 else 9) for a, b in box.bounds]
-    grid[dim] = np.array([box.bounds[dim][side]])
-    X = np.array(list(itertools.product(*grid)))
-    return int(apply_mask(where, X).any())
+_CONDITION_DATA = ("g", "a", "b", "u0", "velocity")
 
 
-def apply_mask(where, X):
-    """Evaluate a mask callable at X (n, d); returns bool (n,)."""
-    mask = np.asarray(where(X.copy()))
-    if mask.shape != (len(X),):
-        raise InvalidInputError(
-            f"where must return shape ({len(X)},) for X of shape {X.shape}; got {mask.shape}. Return one truth "
-            f"value for each row of X."
-        )
-    return mask.astype(bool)
+def _middle(bounds):
+    """A value inside a range, for trying out what a parameter stands in."""
+    if isinstance(bounds, UnknownFunction):
+        return float(np.sqrt(bounds.lower * bounds.upper))
+    low, high = bounds
+    return float(np.sqrt(low * high)) if low > 0 else low + 0.5123 * (high - low)
 
 
-def named_faces(where, n_dims):
-    """Faces ``(dim, 0 or 1)`` that `where` names, or None when it does not name faces."""
-    one = isinstance(where, tuple) and len(where) == 2 and isinstance(where[0], numbers.Integral)
-    items = [where] if one else where
-    if not isinstance(items, list | tuple) or not items:
-        return None
-    out = []
-    for item in items:
-        if not (isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], numbers.Integral)):
-            return None
-        dim, side = item
-        if isinstance(side, float) or side not in _SIDES:
-            return None if isinstance(side, float) else _bad_side(side)
-        if not -n_dims <= dim < n_dims:
-            raise InvalidInputError(f"where must name a dimension from 0 to {n_dims - 1}; got {dim}.")
-        out.append((int(dim) % n_dims, _SIDES[side]))
-    return out
+def _extra_arguments(function, names):
+    """Names of parameters among the arguments of a callable, in no order."""
+    try:
+        arguments = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return []
+    return [name for name in arguments if name in names]
 
 
-def _bad_side(side):
-    raise InvalidInputError(f"where must name a side 'lower' or 'upper'; got {side!r}. Write where=(0, 'lower').")
+def _bound(value, values):
+    """Put the values of parameters into a name or a callable; anything else is returned as it is."""
+    if isinstance(value, str):
+        name, sign = value.lstrip("-"), -1.0 if value.startswith("-") else 1.0
+        if name not in values:
+            return value
+        number = values[name]
+        if callable(number):
+            return number if sign > 0 else lambda X: -number(X)
+        return sign * float(number)
+    names = _extra_arguments(value, values) if callable(value) else []
+    if not names:
+        return value
+
+    def bound(*args):
+        X = args[0]
+        return value(*args, **{n: values[n](X) if callable(values[n]) else values[n] for n in names})
+
+    taken = [p for n, p in inspect.signature(value).parameters.items() if n not in names]
+    bound.__signature__ = inspect.Signature(taken)
+    return bound
+
+
+def _bound_condition(condition, values):
+    """A condition with the values of parameters in its data."""
+    data = {name: getattr(condition, name) for name in _CONDITION_DATA if hasattr(condition, name)}
+    changed = {name: _bound(v, values) for name, v in data.items() if callable(v) or isinstance(v, str)}
+    return dataclasses.replace(condition, **changed) if changed else condition

@@ -13,9 +13,8 @@ from sciml.exceptions import InvalidInputError
 from sciml.linalg.arrays import enter
 from sciml.random import generator
 from sciml.results import Result, array, internal
-from sciml.solvers.gp_pde.features import ProductBasis
 from sciml.solvers.gp_pde.functions import to_numpy
-from sciml.solvers.gp_pde.posterior import LeastSquaresPosterior, TensorPosterior, basis_from_state, basis_state
+from sciml.solvers.gp_pde.posterior import posterior_from_state, posterior_state
 from sciml.validation import check_number
 
 __all__ = ["PDESolution"]
@@ -36,13 +35,20 @@ class PDESolution(Result):
     coefficients : numpy.ndarray, shape (P,)
         Posterior mean of the features' coefficients, units of u.
     factor : float
-        Scale of the posterior standard deviation, set so that its root-mean-square is the error estimate.
+        Scale of the posterior standard deviation, set so that its root-mean-square is the error estimate; 1 where noise
+        makes the posterior a calibrated one.
+    parameters : dict
+        Estimates of the problem's parameters: name to a float, or to a callable of X for a function.
+    parameters_std : dict
+        Their posterior standard deviations, likewise.
     """
 
     coefficients: np.ndarray = array("feature", units="units of u", help="posterior mean of the coefficients")
     error_estimate: float = float("inf")
     factor: float = 0.0
     report: dict
+    parameters: dict = internal(default_factory=dict)
+    parameters_std: dict = internal(default_factory=dict)
     posterior: Any = internal(default=None)
     region: Any = internal(default=None)
 
@@ -150,10 +156,7 @@ class PDESolution(Result):
             (root-mean-square size of that part of u, units of u) and ``bandwidth`` (of its envelope, rad / unit), by
             falling weight.
         """
-        basis = self.posterior.basis
-        if isinstance(basis, ProductBasis):
-            return [_axis_spectrum(basis, self.posterior.theta, j) for j in range(self.n_dims)]
-        return _joint_spectrum(basis, self.posterior.theta)
+        return self.posterior.spectrum()
 
     def to_xarray(self, grid=None):
         """Mean and standard deviation on a grid.
@@ -247,31 +250,25 @@ class PDESolution(Result):
         return points.to(at_home), lambda values: leave(values.to(home).to(given))
 
     def _state(self):
-        p = self.posterior
-        state = {"basis": basis_state(p.basis), "theta": p.theta}
-        if isinstance(p, TensorPosterior):
-            for j, (root, lam) in enumerate(zip(p.roots, p.eigenvalues, strict=True)):
-                state[f"root_{j}"], state[f"lam_{j}"] = root, lam
-        else:
-            state["root"] = p.root
+        state = posterior_state(self.posterior)
         if self.region is not None:  # a callable cannot be saved without pickle: which cells of a grid lie inside can
-            state["inside"] = _inside_cells(self.region, p.basis)
+            state["inside"] = _inside_cells(self.region, self.posterior.basis)
+        for name in ("parameters", "parameters_std"):
+            learned = getattr(self, name)
+            state[name] = {k: float(v) if isinstance(v, numbers.Real) else v.state() for k, v in learned.items()}
         return state
 
     @classmethod
     def _restore(cls, fields, state):
-        basis = basis_from_state(state["basis"])
-        region = _Cells(basis.lower, basis.upper, state["inside"]) if "inside" in state else None
-        if "root" in state:
-            posterior = LeastSquaresPosterior(basis, state["theta"], state["root"])
-        else:
-            d = basis.n_dims
-            posterior = TensorPosterior(
-                basis,
-                state["theta"].reshape(basis.shape),
-                [state[f"root_{j}"] for j in range(d)],
-                [state[f"lam_{j}"] for j in range(d)],
-            )
+        state = dict(state)
+        for name in ("parameters", "parameters_std"):
+            fields[name] = {
+                k: v if isinstance(v, numbers.Real) else _learned(v) for k, v in state.pop(name, {}).items()
+            }
+        inside = state.pop("inside", None)
+        posterior = posterior_from_state(state)
+        basis = posterior.basis
+        region = _Cells(basis.lower, basis.upper, inside) if inside is not None else None
         return cls(**fields, posterior=posterior, region=region)
 
 
@@ -297,66 +294,8 @@ def _inside_cells(region, basis):
     return region.contains(X).reshape([len(a) for a in axes])
 
 
-def _sorted(omega, weight, bandwidth):
-    order = np.argsort(-np.asarray(weight), kind="stable")
-    return {
-        "omega": np.asarray(omega)[order],
-        "weight": np.asarray(weight)[order],
-        "bandwidth": np.asarray(bandwidth)[order],
-    }
+def _learned(state):
+    """A learned function of x, from what its ``state`` gave."""
+    from sciml.solvers.gp_pde.inverse import LearnedFunction
 
-
-def _blocks(sizes, base):
-    """Slices of block 0 and of each carrier's pair of blocks along one axis."""
-    yield slice(0, base)
-    at = base
-    for m in sizes:
-        yield slice(at, at + 2 * m)
-        at += 2 * m
-
-
-def _axis_spectrum(basis, theta, j):
-    """Sizes of the blocks of one axis of a product basis, by their Gram matrices."""
-    axis = basis.axes[j]
-    nodes, weights = axis.quadrature()
-    raw = axis._evaluate_raw(torch.as_tensor(nodes), 0).numpy()
-    T = np.moveaxis(theta.detach().cpu().numpy().reshape(basis.shape), j, 0).reshape(basis.shape[j], -1)
-    C = axis._transform @ T  # coefficients of the raw features, (P_1, others)
-    volume = float(np.prod(np.array(basis.upper) - np.array(basis.lower)))
-    half = (axis.upper - axis.lower) / 2
-    if axis.periodic:
-        base = 2 * np.pi / (axis.upper - axis.lower)
-        k = np.r_[0, np.tile(np.arange(1, axis.n_base), 2)]
-        energy = (C**2).sum(axis=1) * (weights @ raw**2) / volume
-        power = np.bincount(k, energy)
-        return _sorted(base * np.arange(len(power)), np.sqrt(power), np.zeros(len(power)))
-    omega, size, width = [0.0, *axis.omega], [], []
-    for q, block in enumerate(_blocks(axis.n_envelope, axis.n_base)):
-        values = raw[:, block] @ C[block]
-        size.append(np.sqrt(max(0.0, float((weights @ values**2).sum())) / volume))
-        k = np.arange(axis.n_base) if q == 0 else np.tile(np.arange(axis.n_envelope[q - 1]), 2)
-        power = (C[block] ** 2).sum(axis=1)
-        width.append(np.sqrt((k**2 @ power) / power.sum()) / half if power.sum() > 0 else 0.0)
-    return _sorted(omega, size, width)
-
-
-def _joint_spectrum(basis, theta):
-    """Sizes of the blocks of a joint basis, on points of the box."""
-    rng = np.random.default_rng(0)
-    lower, upper = np.array(basis.lower), np.array(basis.upper)
-    X = torch.as_tensor(lower + (upper - lower) * rng.random((800, basis.n_dims)), device=theta.device)
-    Phi = basis.evaluate(X, (0,) * basis.n_dims)
-    sizes = [len(s) for s in basis._sets[1:]]
-    blocks = list(_blocks(sizes, len(basis._sets[0])))
-    out = []
-    for j in range(basis.n_dims):
-        half = (upper[j] - lower[j]) / 2
-        omega, size, width = [0.0, *np.abs(np.reshape(basis.omega, (-1, basis.n_dims))[:, j])], [], []
-        for q, block in enumerate(blocks):
-            c = theta[block]
-            size.append(float((Phi[:, block] @ c).square().mean().sqrt()))
-            k = np.tile(basis._sets[q][:, j], 1 if q == 0 else 2)
-            power = c.detach().cpu().numpy() ** 2
-            width.append(float(np.sqrt((k**2 @ power) / power.sum()) / half) if power.sum() > 0 else 0.0)
-        out.append(_sorted(omega, size, width))
-    return out
+    return LearnedFunction.from_state(state)

@@ -16,6 +16,7 @@ processes, 2024, arXiv 2311.04465 (the problem and the kernel; the algorithm her
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import time
@@ -37,13 +38,15 @@ from sciml.exceptions import (
 from sciml.iterate import Step, caller_level, run
 from sciml.linalg.threads import thread_limit
 from sciml.random import generator
+from sciml.solvers.gp_pde.call import Call
 from sciml.solvers.gp_pde.collocation import ROUNDING, assemble, symbol_size
+from sciml.solvers.gp_pde.domain import Box
 from sciml.solvers.gp_pde.fast_diagonal import check_corners, solve_tensor
 from sciml.solvers.gp_pde.features import ProductBasis
 from sciml.solvers.gp_pde.plan import make_plan
 from sciml.solvers.gp_pde.points import condition_rows, interior_points
 from sciml.solvers.gp_pde.posterior import LeastSquaresPosterior, TensorPosterior
-from sciml.solvers.gp_pde.problem import PDE, Box
+from sciml.solvers.gp_pde.problem import PDE
 from sciml.solvers.gp_pde.result import PDESolution
 from sciml.validation import check_number, check_option
 
@@ -51,7 +54,12 @@ __all__ = ["solve_pde", "solve_pde_steps"]
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("auto", "carriers", "chebyshev")
+METHODS = ("auto", "carriers", "chebyshev", "joint", "frame", "kernel", "gphm")
+ROUTES = {  # methods of their own: where the route and its options are
+    "frame": ("sciml.solvers.gp_pde.frame", "FourierFrame"),
+    "kernel": ("sciml.solvers.gp_pde.kernel_route", "KernelMethod"),
+    "gphm": ("sciml.solvers.gp_pde.gphm", "GPHM"),
+}
 N_TEST = 1500  # points at which rungs are compared and residuals validated
 N_WIDE = 20_000, 6_000  # points, on a line and beyond, of the last look for features that all others missed
 RESONANCE = 1e-10  # relative size of L v for a function v of size 1 that meets the conditions: below it L is singular
@@ -62,10 +70,13 @@ def solve_pde(
     *,
     method="auto",
     tol=1e-8,
+    start=None,
+    noise=None,
     frequencies=None,
     max_frequency=None,
     max_features=4000,
-    max_iter=12,
+    max_iter=None,
+    slabs=None,
     random_state=0,
     device=None,
     memory=None,
@@ -81,11 +92,21 @@ def solve_pde(
     ----------
     pde : PDE
         Domain, operator, source and conditions.
-    method : {"auto", "carriers", "chebyshev"}
-        "auto" and "carriers" look for frequencies and use them where they pay; "chebyshev" never does.
+    method : {"auto", "carriers", "chebyshev", "joint", "frame", "kernel", "gphm"} or options
+        "auto" and "carriers" look for frequencies and use them where they pay; "chebyshev" never does; "joint" takes
+        frequency vectors, as plane waves; "frame" an equispaced Fourier frame, for very many samples; "kernel"
+        conditions a process of finite smoothness; "gphm" is the published objective, for teaching. `KernelMethod`,
+        `FourierFrame` and `GPHM` hold the options of the last three and stand in for their names.
     tol : float
         Bound on the relative L2 error estimate, dimensionless; at least 10 eps. Default 1e-8; the answer is usually
         better.
+    start : callable, PDESolution or float, optional
+        Where Gauss-Newton starts on a nonlinear problem, a function of X (n, d) that returns (n,), or (n, m) in a
+        system, or an earlier solution. Which of several solutions is found depends on it. None starts at the solution
+        of the equation linearised at zero.
+    noise : {"learn"}, float or dict, optional
+        Noise of the source and of the boundary data: its standard deviation in their units, "learn" to estimate it, or
+        a dict with the keys "source" and "boundary". None: the data are exact.
     frequencies : array, shape (Q,) or (Q, d), optional
         Carriers known beforehand, rad / unit; found by the solver when None.
     max_frequency : float, optional
@@ -93,8 +114,11 @@ def solve_pde(
         lattice need it: they cannot tell a frequency from its alias, and the status is "alias_warning" without it.
     max_features : int
         Bound on the features of a dense least-squares system, default 4000 (128 MB for its square factor).
-    max_iter : int
-        Rungs of the ladder of bases that are tried, default 12.
+    max_iter : int, optional
+        Rungs of the ladder of bases that are tried, 12 when None; the steps of "gphm".
+    slabs : int, optional
+        Slabs into which the time of an initial-value problem is cut, each starting from the last; chosen by the solver
+        when None.
     random_state : None, int or numpy.random.Generator
         Places lines and collocation points. Default 0: the same call gives the same answer.
     device : str or torch.device, optional
@@ -160,10 +184,13 @@ def solve_pde(
         raise InvalidTypeError(
             f"pde must be a PDE; got {type(pde).__name__}. Write PDE(domain, operator, source, conditions)."
         )
-    method = check_option("method", method, METHODS)
+    route, options, method = _route(pde, method, noise)
     tol = check_number("tol", tol, low=10 * np.finfo(float).eps, high=1.0)
     max_features = check_number("max_features", max_features, low=8, integer=True)
-    max_iter = check_number("max_iter", max_iter, low=0, integer=True)
+    if max_iter is not None:
+        max_iter = check_number("max_iter", max_iter, low=0, integer=True)
+    if slabs is not None:
+        slabs = check_number("slabs", slabs, low=1, integer=True)
     if max_frequency is not None:
         max_frequency = check_number("max_frequency", max_frequency, low=0.0, inclusive="neither")
     frequencies = _checked_frequencies(frequencies, pde.n_dims)
@@ -182,9 +209,28 @@ def solve_pde(
         "random_state": random_state if isinstance(random_state, int) else None,
         "dtype": "float64",
     }
-    threads = torch.get_num_threads()
-    with thread_limit(1):  # a large rung asks for the others again
-        solution = _solve(pde, settings, rng, frequencies, device, budget, threads, max_iter, callback, progress)
+    call = Call(
+        tol=tol,
+        rng=rng,
+        device=device,
+        budget=budget,
+        frequencies=frequencies,
+        max_frequency=max_frequency,
+        max_features=max_features,
+        max_iter=max_iter,
+        threads=torch.get_num_threads(),
+        callback=callback,
+        progress=progress,
+        start=start,
+        noise=noise,
+        slabs=slabs,
+        settings=settings,
+    )
+    if route is not None:
+        solution = route(pde, call, options)
+    else:
+        with thread_limit(1):  # a large rung asks for the others again
+            solution = _solve(pde, call)
     if solution.status != "converged" and on_failure != "ignore":
         text = (
             f"solve_pde: status {solution.status} with error estimate {solution.error_estimate:.1e}, tol={tol:.0e}: "
@@ -196,8 +242,26 @@ def solve_pde(
     return solution
 
 
-def _solve(pde, settings, rng, frequencies, device, budget, threads, max_iter, callback, progress):
+def _route(pde, method, noise):
+    """The function that solves this problem by itself, or None, with its options and the method's name."""
+    options = None
+    for name, (module, kind) in ROUTES.items():
+        if method == name or type(method).__name__ == kind:
+            module = importlib.import_module(module)
+            options = getattr(module, kind)() if method == name else method
+            return module.route, options, name
+    method = check_option("method", method, METHODS)
+    if pde.parameters:
+        return importlib.import_module("sciml.solvers.gp_pde.inverse").route, None, method
+    if pde._observations is not None or noise is not None:
+        return importlib.import_module("sciml.solvers.gp_pde.noisy").route, None, method
+    return None, None, method
+
+
+def _solve(pde, call):
     """Plan, climb and certify."""
+    settings, rng, device, max_iter = call.settings, call.rng, call.device, call.max_iter
+    max_iter = 12 if max_iter is None else max_iter
     tol = settings["tol"]
     started = time.perf_counter()
     _warn_about_coordinates(pde)
@@ -205,12 +269,12 @@ def _solve(pde, settings, rng, frequencies, device, budget, threads, max_iter, c
         pde,
         method=settings["method"],
         rng=rng,
-        frequencies=frequencies,
+        frequencies=call.frequencies,
         max_frequency=settings["max_frequency"],
         max_features=settings["max_features"],
     )
     analysed = time.perf_counter()
-    context = _Context(pde, plan, rng, device, budget, tol, threads)
+    context = _Context(pde, plan, rng, device, call.budget, tol, call.threads)
     if len(pde.conditions) > 1 and plan.parts is not None:
         jump = check_corners(pde, context.data_size())
         if jump > 1e-8:
@@ -226,9 +290,9 @@ def _solve(pde, settings, rng, frequencies, device, budget, threads, max_iter, c
         name="solve_pde",
         tol=max(1e-3 * tol, 3e-15),
         max_iter=max_iter,
-        callback=callback,
+        callback=call.callback,
         on_failure="ignore",
-        progress=progress,
+        progress=call.progress,
         dtype="float64",
     )
     record = context.best or loop.value
@@ -316,6 +380,7 @@ class _Context:
         widest = max(basis.shape) if isinstance(basis, ProductBasis) else max(basis.n_base) + 2 * sum(basis.n_envelope)
         n_face = {1: 1, 2: max(40, 2 * min(widest, int(math.sqrt(2 * P)) + 8))}.get(d, max(150, int(2 * P ** (2 / 3))))
         n_face *= 1 if isinstance(pde.domain, Box) else 3  # a region's boundary points may be random and leave gaps
+        n_face = max(n_face, getattr(basis, "n_boundary", 0))  # plane waves are known by boundary data alone
         n = max(
             (2 if isinstance(pde.domain, Box) else 3) * P if P < 2400 else int(1.5 * P),
             6000 if d == 1 and P < 200 else 1500,

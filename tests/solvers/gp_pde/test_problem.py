@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.solvers.gp_pde import PDE, Box, Dirichlet, Initial, Neumann, Periodic, Region, Robin
-from sciml.solvers.gp_pde.problem import apply_mask, named_faces
+from sciml.solvers.gp_pde.conditions import apply_mask, named_faces
 
 SQUARE = Box([(0, 1), (0, 2)])
 LAPLACE = {(2, 0): 1.0, (0, 2): 1.0}

@@ -567,7 +567,7 @@ def test_settings_and_report_are_enough_to_run_again():
     [
         (
             {"method": "carrier"},
-            "method must be one of 'auto', 'carriers', 'chebyshev'; got 'carrier'. Did you mean 'carriers'",
+            "method must be one of 'auto', .*; got 'carrier'. Did you mean 'carriers'",
         ),
         ({"tol": 1e-17}, r"tol must be a number at least 2\S*e-15.*; got 1e-17"),
         ({"tol": 0}, "tol must be a number at least .*; got 0"),
