@@ -92,7 +92,9 @@ class AxisNeeds:
         return AxisBasis(self.lower, self.upper, omega, base, terms, self.periodic)
 
 
-def axis_needs(pde, dim: int, rng: np.random.Generator, *, carriers: bool = True, frequencies=None) -> AxisNeeds:
+def axis_needs(
+    pde, dim: int, rng: np.random.Generator, *, carriers: bool = True, frequencies=None, tol: float = 1e-13
+) -> AxisNeeds:
     """Analyse one axis of a box problem.
 
     Parameters
@@ -107,6 +109,8 @@ def axis_needs(pde, dim: int, rng: np.random.Generator, *, carriers: bool = True
         False gives the plain expansion only.
     frequencies : sequence of float, optional
         Carriers known beforehand, rad / unit; nothing is searched then.
+    tol : float
+        Chebyshev coefficients of the data below this part of the largest are left out; rounding by default.
 
     Returns
     -------
@@ -117,7 +121,7 @@ def axis_needs(pde, dim: int, rng: np.random.Generator, *, carriers: bool = True
     half = (upper - lower) / 2
     periodic = any(isinstance(c, Periodic) and c.dim % pde.n_dims == dim for c in pde.conditions)
     groups = [g for g in (_source_lines(pde, dim, rng), _condition_lines(pde, dim, rng)) if g]
-    measured = [_Group(lines, dim, lower, half, rng) for lines in groups]
+    measured = [_Group(lines, dim, lower, half, rng, tol) for lines in groups]
     kept = _significant(measured, pde, half)
     length = max([g.length for g in kept], default=8)
     resolved = all(g.resolved for g in kept)
@@ -135,7 +139,7 @@ def axis_needs(pde, dim: int, rng: np.random.Generator, *, carriers: bool = True
         return needs
     x = lower + 2 * half * rng.random(900)
     Y = np.concatenate([g.values(x) / g.top for g in kept], axis=1)
-    known = [w for w in own if w * half > 3 * math.pi]
+    known = [w for w in own if w * half > 3 * math.pi] if pde.is_constant else []
     start = JointBasis((lower,), (upper,), np.reshape(known, (-1, 1)), (4,), (3,) * len(known)) if known else None
     found = find_carriers(
         torch.as_tensor(x[:, None]),
@@ -178,7 +182,7 @@ def _sized(needs, found, order):
 class _Group:
     """Values along some lines: their size, and the polynomial length that they need."""
 
-    def __init__(self, lines, dim, lower, half, rng):
+    def __init__(self, lines, dim, lower, half, rng, tol=1e-13):
         self.lines, self.dim = lines, dim
         self.length, self.resolved, self.top = MAX_LENGTH, False, 0.0
         check = rng.random(24)
@@ -190,8 +194,8 @@ class _Group:
             if self.top == 0 and n >= 128:
                 self.length, self.resolved = 1, True
                 break
-            found = chebyshev_length(V) if self.top > 0 else None
-            if found is not None and self._holds(V, n, lower, half, check):
+            found = chebyshev_length(V, tol) if self.top > 0 else None
+            if found is not None and self._holds(V, n, lower, half, check, max(1e-6, 10 * tol)):
                 self.length, self.resolved = found, True
                 break
             n *= 2
@@ -205,24 +209,25 @@ class _Group:
             columns.append(function(X))
         return np.stack(columns, axis=1)
 
-    def _holds(self, V, n, lower, half, check):
+    def _holds(self, V, n, lower, half, check, tol):
         """The interpolant agrees with the function at points off the grid."""
         c = dct(V, type=1, axis=0) / n
         c[[0, -1]] /= 2
         xi = 2 * check - 1
         return (
             np.max(np.abs(np.polynomial.chebyshev.chebval(xi, c).T - self.values(lower + half * (1 + xi))))
-            < 1e-6 * self.top
+            < tol * self.top
         )
 
 
 def _source_lines(pde, dim, rng):
     """Lines through the box on which the source is asked."""
-    if pde._source.is_sampled or pde._source.constant is not None:
+    sources = [e.source for e in pde._equations if not e.source.is_sampled and e.source.constant is None]
+    if not sources:
         return []
     box, n = pde.domain.box, 1 if pde.n_dims == 1 else 6
     anchors = box.lower + (box.upper - box.lower) * rng.random((n, pde.n_dims))
-    return [(pde._source, anchor) for anchor in anchors]
+    return [(source, anchor) for source in sources for anchor in anchors]
 
 
 def _condition_lines(pde, dim, rng):
@@ -260,7 +265,12 @@ def _on_line(where, box, dim, anchor):
 
 def _significant(groups, pde, half):
     """Drop groups whose values are rounding beside what the others imply."""
-    terms = pde.coefficient_values(np.atleast_2d((pde.domain.box.lower + pde.domain.box.upper) / 2))
+    middle = np.atleast_2d((pde.domain.box.lower + pde.domain.box.upper) / 2)
+    terms = {}
+    for e in range(pde.n_equations):
+        for index, c in pde.coefficient_values(middle, e).items():
+            alpha = index[-pde.n_dims :]
+            terms[alpha] = max(terms.get(alpha, 0.0), float(np.max(np.abs(c))))
     alive = [g for g in groups if g.top > 0]
     if len(alive) < 2:
         return alive
@@ -280,7 +290,7 @@ def symbol_roots(pde, dim):
     Parameters
     ----------
     pde : PDE
-        The problem; nothing is known of variable coefficients.
+        The problem. Variable coefficients give the largest roots at 64 points; a system gives none.
     dim : int
         The axis.
 
@@ -290,14 +300,23 @@ def symbol_roots(pde, dim):
         Imaginary and real parts of the roots of its symbol, without repetition and sign, rad / unit.
     """
     order = pde.axis_order(dim)
-    if order == 0 or not pde.is_constant:
+    if order == 0 or pde.unknowns is not None:
         return [], []
-    p = np.zeros(order + 1)
-    for alpha, c in pde.coefficient_values(np.zeros((1, pde.n_dims))).items():
+    rng = np.random.default_rng(0)
+    box = pde.domain.box
+    X = (box.lower + box.upper)[None] / 2
+    if not pde.is_constant:  # the fastest oscillation anywhere, as WKB has it
+        X = box.lower + (box.upper - box.lower) * rng.random((64, pde.n_dims))
+    P = np.zeros((len(X), order + 1))
+    for alpha, c in pde.coefficient_values(X).items():
         if all(a == 0 for j, a in enumerate(alpha) if j != dim):
-            p[order - alpha[dim]] += c
-    if not p[0]:
-        return [], []
-    roots = np.roots(p)
-    waves = sorted({round(abs(float(z.imag)), 12) for z in roots if abs(z.imag) > 1e-9 * (1 + abs(z))})
-    return waves, sorted({round(abs(float(z.real)), 12) for z in roots})
+            P[:, order - alpha[dim]] += c
+    waves, growths = [], []
+    for p in P:
+        if abs(p[0]) > 1e-6 * np.abs(P[:, 0]).max():
+            roots = np.roots(p)
+            waves += [abs(float(z.imag)) for z in roots if abs(z.imag) > 1e-9 * (1 + abs(z))]
+            growths += [abs(float(z.real)) for z in roots]
+    if not pde.is_constant:
+        waves, growths = waves and [max(waves)], growths and [max(growths)]
+    return sorted({round(w, 12) for w in waves}), sorted({round(g, 12) for g in growths})
