@@ -25,6 +25,7 @@ from sciml.solvers.gp_pde.conditions import Initial, Periodic, apply_mask, named
 from sciml.solvers.gp_pde.features import AxisBasis, JointBasis
 from sciml.solvers.gp_pde.frequencies import chebyshev_length, find_carriers
 from sciml.solvers.gp_pde.functions import PointFunction
+from sciml.solvers.gp_pde.time_axis import time_content, time_dimension
 
 __all__ = ["AxisNeeds", "axis_needs", "symbol_roots"]
 
@@ -127,6 +128,15 @@ def axis_needs(
     resolved = all(g.resolved for g in kept)
     own, growth = symbol_roots(pde, dim)
     length = max(length, 8, *(int(w * half) + 20 for w in own), *(int(6 + 4 * math.sqrt(g * half)) for g in growth))
+    moving = time_content(pde, rng) if time_dimension(pde) == dim else None
+    if moving is not None and moving.complete:  # what u does in time follows from its modes in space
+        anchor = (pde.domain.box.lower + pde.domain.box.upper) / 2
+        lines = [(trace, anchor) for trace in moving.traces(rng, 2 * half)]
+        kept = [*kept, _Group(lines, dim, lower, half, rng, tol)]
+        length, resolved = max(length, kept[-1].length), resolved and kept[-1].resolved
+        own = sorted({*own, *moving.leading(half)})
+    elif moving is not None:
+        length = max(length, int(moving.frequency * half) + 20, int(6 + 4 * math.sqrt(moving.rate * half)))
     needs = AxisNeeds(lower, upper, length, resolved, periodic=periodic)
     if periodic or not carriers:
         return needs
@@ -136,6 +146,8 @@ def axis_needs(
             lower, upper, length, resolved, omega, max(16, 2 * pde.order + 12), (8,) * len(omega), (1.0,) * len(omega)
         )
     if length < (40 if pde.n_dims == 1 else 64) or not kept:  # short expansions cost nothing
+        return needs
+    if moving is not None and 2.5 * moving.occupied(half) > PAYS * length:  # broad-band: a search would fail late
         return needs
     x = lower + 2 * half * rng.random(900)
     Y = np.concatenate([g.values(x) / g.top for g in kept], axis=1)
