@@ -18,7 +18,7 @@ import torch
 
 from sciml.linalg.gaussian_model import GaussianLinearModel
 
-__all__ = ["System", "assemble", "operator_rows", "symbol_size"]
+__all__ = ["System", "assemble", "condition_block", "operator_rows", "scaled", "symbol_size"]
 
 ROUNDING = 1e-15  # noise of a row against the size of the right side: what float64 leaves of it
 
@@ -31,9 +31,9 @@ def symbol_size(terms, frequency):
     >>> symbol_size({(2, 0): 1.0, (0, 2): 1.0}, [10.0, 20.0])
     500.0
     """
-    size = sum(
-        float(np.max(np.abs(c))) * float(np.prod(np.asarray(frequency, float) ** np.array(a))) for a, c in terms.items()
-    )
+    omega = np.asarray(frequency, float)
+    d = len(omega)  # the index of a system's derivative begins with its unknown
+    size = sum(float(np.max(np.abs(c))) * float(np.prod(omega ** np.array(a[-d:]))) for a, c in terms.items())
     return float(size) or 1.0
 
 
@@ -41,6 +41,8 @@ def operator_rows(basis, X, terms, device="cpu"):
     """Rows ``sum_alpha c_alpha(x_i) (d^alpha phi_j)(x_i)``, shape (n, P)."""
     points = torch.as_tensor(X, dtype=torch.float64, device=device)
     out = None
+    if not terms:
+        return points.new_zeros((len(points), basis.n_features))
     for alpha, c in terms.items():
         block = basis.evaluate(points, alpha)
         if isinstance(c, float):
@@ -89,13 +91,13 @@ def assemble(basis, interior, terms, rhs, rows, device="cpu"):
 
     Parameters
     ----------
-    basis : JointBasis or ProductBasis
+    basis : JointBasis, ProductBasis or SystemBasis
         Features.
     interior : numpy.ndarray, shape (n, d)
         Points of the equation.
-    terms : dict
-        Operator there: multi-index to a float or an array (n,).
-    rhs : numpy.ndarray, shape (n,)
+    terms : dict, or list of dict
+        Operator there: index to a float or an array (n,); one dict for each equation of a system.
+    rhs : numpy.ndarray, shape (n,), or list of those
         Source there.
     rows : list of ConditionRows
         Conditions.
@@ -106,8 +108,21 @@ def assemble(basis, interior, terms, rhs, rows, device="cpu"):
     -------
     System
     """
-    blocks, right = [operator_rows(basis, interior, terms, device)], [rhs]
-    sizes = [torch.linalg.norm(blocks[0], dim=1)]
+    terms, right = ([terms], [rhs]) if isinstance(terms, dict) else (terms, list(rhs))
+    blocks = [operator_rows(basis, interior, t, device) for t in terms]
+    sizes = [torch.linalg.norm(block, dim=1) for block in blocks]
+    block, size, rhs = condition_block(basis, rows, device)
+    return scaled(
+        torch.cat([*blocks, block]),
+        np.concatenate([*right, rhs]),
+        torch.cat([*sizes, size]),
+        len(interior) * len(terms),
+    )
+
+
+def condition_block(basis, rows, device="cpu"):
+    """Rows of the conditions (n, P), their norms (n,) and right sides (n,)."""
+    blocks, sizes, right = [torch.zeros((0, basis.n_features), dtype=torch.float64, device=device)], [], []
     for group in rows:
         block = operator_rows(basis, group.X, group.terms, device)
         sizes.append(torch.linalg.norm(block, dim=1))  # before subtracting: what is left of a met condition is rounding
@@ -115,8 +130,12 @@ def assemble(basis, interior, terms, rhs, rows, device="cpu"):
             block = block - operator_rows(basis, group.minus, group.terms, device)
         blocks.append(block)
         right.append(group.rhs)
-    A = torch.cat(blocks)
-    y = torch.as_tensor(np.concatenate(right), device=device)
-    size = torch.cat(sizes)
+    size = torch.cat(sizes) if sizes else blocks[0].new_zeros(0)
+    return torch.cat(blocks), size, np.concatenate(right) if right else np.zeros(0)
+
+
+def scaled(A, rhs, size, n_interior):
+    """A system with every row divided by its `size`."""
     size = torch.where(size > 0, size, torch.ones_like(size))
-    return System(A / size[:, None], y / size, size, len(interior))
+    y = torch.as_tensor(rhs, dtype=torch.float64, device=A.device)
+    return System(A / size[:, None], y / size, size, n_interior)

@@ -31,7 +31,7 @@ from sciml.solvers.gp_pde.conditions import Dirichlet, Initial, Neumann, Periodi
 from sciml.solvers.gp_pde.domain import Box
 from sciml.solvers.gp_pde.functions import PointFunction
 
-__all__ = ["EndConditions", "TensorSolution", "separable_parts", "solve_tensor"]
+__all__ = ["EndConditions", "KroneckerSum", "TensorSolution", "mode", "separable_parts", "solve_tensor"]
 
 SLAB_POINTS = 1_000_000  # points of the source grid that are held at once
 
@@ -52,13 +52,16 @@ class EndConditions:
     periodic: bool = False
 
 
-def separable_parts(pde):
+def separable_parts(pde, frozen=False):
     """Split a problem for fast diagonalisation.
 
     Parameters
     ----------
     pde : PDE
         The problem.
+    frozen : bool
+        True takes variable coefficients at their mean and leaves mixed derivatives out: a neighbour of the operator, to
+        precondition with.
 
     Returns
     -------
@@ -69,13 +72,22 @@ def separable_parts(pde):
     d = pde.n_dims
     if not isinstance(pde.domain, Box):
         return None, "the domain is not a box"
-    if not pde.is_constant:
+    if pde.unknowns is not None:
+        return None, "there are several unknowns"
+    if not pde.is_constant and not frozen:
         return None, "the operator has variable coefficients"
     if pde._source.is_sampled:
         return None, "the source is known at scattered points only"
     axes = [{} for _ in range(d)]
-    for alpha, c in pde.coefficient_values(np.zeros((1, d))).items():
+    spots = np.array((pde.domain.lower + pde.domain.upper) / 2)[None]
+    if not pde.is_constant:
+        grid = [np.linspace(a, b, 41 if d < 3 else 15)[1:-1] for a, b in pde.domain.bounds]
+        spots = np.stack(np.meshgrid(*grid, indexing="ij"), axis=-1).reshape(-1, d)
+    for alpha, c in pde.coefficient_values(spots).items():
+        c = float(np.mean(c))
         active = [j for j in range(d) if alpha[j]]
+        if len(active) > 1 and frozen:
+            continue
         if len(active) > 1:
             return None, f"the operator mixes dimensions in {alpha}"
         j = active[0] if active else 0
@@ -149,15 +161,21 @@ class TensorSolution:
         For each axis (k_j,), complex in general.
     cancellation : float
         Smallest ``|sum lambda| / sum |lambda|`` over all combinations: rounding level means resonance.
+    newton : NewtonRun or None
+        How Newton's method ended, where there was one.
+    gain : float
+        How much more the linearised operator amplifies noise than the eigenvalues say.
     """
 
     theta: torch.Tensor
     roots: list
     eigenvalues: list
     cancellation: float
+    newton: object = None
+    gain: float = 1.0
 
 
-def _mode(T, M, j):
+def mode(T, M, j):
     """Multiply the tensor T along axis j by the matrix M (p, r_j)."""
     return torch.movedim(torch.tensordot(M, T, dims=([1], [j])), 0, j)
 
@@ -182,43 +200,96 @@ def solve_tensor(pde, basis, axes, ends, device="cpu"):
         A reason when the method does not apply: end conditions that the features cannot meet, or eigenvectors too close
         to parallel.
     """
-    d = basis.n_dims
-    pieces = [_axis(basis.axes[j], axes[j], ends[j], device) for j in range(d)]
-    for j, piece in enumerate(pieces):
-        if isinstance(piece, str):
-            return f"dimension {j}: {piece}"
-    shape = basis.shape
-    F = _project(pde._source, [p.quadrature for p in pieces], device)
-    C = torch.zeros(shape, dtype=torch.float64, device=device)
-    for j, piece in enumerate(pieces):  # boundary values, face after face
-        if piece.E is None or not len(piece.E):
-            continue
-        G = torch.stack([_face(pde, pieces, j, row, device) for row in ends[j].rows])  # (e, other axes ...)
-        G = torch.movedim(G, 0, j)
-        C = C + _mode(G - _mode(C, piece.E, j), piece.lift, j)
-    image = sum(_mode(C, piece.A, j) for j, piece in enumerate(pieces))
-    F = F - image
-    for j, piece in enumerate(pieces):
-        F = _mode(F, piece.N.T, j)
-    lams = [p.eigenvalues for p in pieces]
-    total = size = 0.0
-    for j, lam in enumerate(lams):
-        view = [1] * d
-        view[j] = -1
-        total, size = total + lam.reshape(view), size + lam.abs().reshape(view)
-    ratio = total.abs() / torch.clamp(size, min=torch.finfo(torch.float64).tiny)
-    scale = max(float(lam.abs().max()) for lam in lams)
-    ratio = torch.where(size > 1e-12 * scale, ratio, torch.zeros_like(ratio))
-    skew = [j for j, p in enumerate(pieces) if p.condition > 1e6]
-    if len(skew) > 1 and d > 2:
-        return "the eigenvectors of several axes are close to parallel"
-    W = _kronecker_solve(pieces, total, ratio, skew, F)
-    if max(p.condition for p in pieces) > 1:  # the rounding of eigenvectors that are not orthogonal: one refinement
-        W = W + _kronecker_solve(pieces, total, ratio, skew, F - sum(_mode(W, p.B, j) for j, p in enumerate(pieces)))
-    for j, piece in enumerate(pieces):
-        W = _mode(W, piece.N, j)
-    roots = [p.N.to(p.V.dtype) @ p.V for p in pieces]
-    return TensorSolution(C + W, roots, lams, float(ratio.min()))
+    tensor = KroneckerSum(pde, basis, axes, ends, device)
+    if tensor.refused:
+        return tensor.refused
+    F = _project(pde._source, [p.quadrature for p in tensor.pieces], device)
+    W = tensor.solve(tensor.reduce(F - tensor.image(tensor.lifting)))
+    theta = tensor.lifting + tensor.expand(W)
+    return TensorSolution(theta, tensor.roots, tensor.eigenvalues, tensor.cancellation)
+
+
+class KroneckerSum:
+    """The operator on a product basis: a sum over the axes, with its conditions and its inverse.
+
+    Parameters
+    ----------
+    pde : PDE
+        The problem; only its conditions are asked.
+    basis : ProductBasis
+        Orthonormal features of each axis.
+    axes, ends : lists
+        From `separable_parts`.
+    device : str or torch.device
+        Where the products run.
+    """
+
+    def __init__(self, pde, basis, axes, ends, device="cpu"):
+        d = basis.n_dims
+        self.refused = None
+        self.pieces = pieces = [_axis(basis.axes[j], axes[j], ends[j], device) for j in range(d)]
+        for j, piece in enumerate(pieces):
+            if isinstance(piece, str):
+                self.refused = f"dimension {j}: {piece}"
+                return
+        C = torch.zeros(basis.shape, dtype=torch.float64, device=device)
+        for j, piece in enumerate(pieces):  # boundary values, face after face
+            if piece.E is None or not len(piece.E):
+                continue
+            G = torch.stack([_face(pde, pieces, j, row, device) for row in ends[j].rows])  # (e, other axes ...)
+            G = torch.movedim(G, 0, j)
+            C = C + mode(G - mode(C, piece.E, j), piece.lift, j)
+        self.lifting = C
+        self.eigenvalues = [p.eigenvalues for p in pieces]
+        total = size = 0.0
+        for j, lam in enumerate(self.eigenvalues):
+            view = [1] * d
+            view[j] = -1
+            total, size = total + lam.reshape(view), size + lam.abs().reshape(view)
+        ratio = total.abs() / torch.clamp(size, min=torch.finfo(torch.float64).tiny)
+        scale = max(float(lam.abs().max()) for lam in self.eigenvalues)
+        self.total, self.ratio = total, torch.where(size > 1e-12 * scale, ratio, torch.zeros_like(ratio))
+        self.skew = [j for j, p in enumerate(pieces) if p.condition > 1e6]
+        if len(self.skew) > 1 and d > 2:
+            self.refused = "the eigenvectors of several axes are close to parallel"
+
+    @property
+    def cancellation(self):
+        """Smallest ``|sum lambda| / sum |lambda|``."""
+        return float(self.ratio.min())
+
+    @property
+    def roots(self):
+        """For each axis ``N V``, the eigenfunctions in coefficients."""
+        return [p.N.to(p.V.dtype) @ p.V for p in self.pieces]
+
+    def image(self, theta):
+        """Coefficients of the operator's image."""
+        return sum(mode(theta, piece.A, j) for j, piece in enumerate(self.pieces))
+
+    def reduce(self, F):
+        """Free coefficients of F: those in the null space of the end functionals."""
+        for j, piece in enumerate(self.pieces):
+            F = mode(F, piece.N.T, j)
+        return F
+
+    def expand(self, W):
+        """Coefficients of what the free ones W stand for, with zero conditions."""
+        for j, piece in enumerate(self.pieces):
+            W = mode(W, piece.N, j)
+        return W
+
+    def fitted(self, theta):
+        """The coefficients nearest to `theta` that meet the conditions."""
+        return self.lifting + self.expand(self.reduce(theta - self.lifting))
+
+    def solve(self, F):
+        """Free coefficients W with the operator's image F, with zero conditions."""
+        W = _kronecker_solve(self.pieces, self.total, self.ratio, self.skew, F)
+        if max(p.condition for p in self.pieces) > 1:  # rounding of eigenvectors that are not orthogonal: refine once
+            left = F - sum(mode(W, p.B, j) for j, p in enumerate(self.pieces))
+            W = W + _kronecker_solve(self.pieces, self.total, self.ratio, self.skew, left)
+        return W
 
 
 def _kronecker_solve(pieces, total, ratio, skew, F):
@@ -228,14 +299,14 @@ def _kronecker_solve(pieces, total, ratio, skew, F):
     W = F.to(total.dtype) if total.is_complex() else F
     straight = [j for j in range(len(pieces)) if j not in skew]
     for j in straight:
-        W = _mode(W, pieces[j].V_inverse.to(W.dtype), j)
+        W = mode(W, pieces[j].V_inverse.to(W.dtype), j)
     if skew:
         W = _shifted(pieces[skew[0]].B, [pieces[j].eigenvalues for j in straight], W, skew[0])
     else:
         kept = ratio > 1e-13
         W = torch.where(kept, W / torch.where(kept, total, torch.ones_like(total)), torch.zeros_like(W))
     for j in straight:
-        W = _mode(W, pieces[j].V.to(W.dtype), j)
+        W = mode(W, pieces[j].V.to(W.dtype), j)
     return W.real if W.is_complex() else W
 
 
@@ -350,8 +421,8 @@ def _project(function, quadratures, device):
         X = np.stack(np.meshgrid(part, *nodes[1:], indexing="ij"), axis=-1).reshape(-1, len(nodes))
         values = torch.as_tensor(function(X), device=device).reshape(len(part), *rest)
         for j in range(1, len(nodes)):
-            values = _mode(values, quadratures[j][1], j)
-        total += _mode(values, quadratures[0][1][:, start : start + slab], 0)
+            values = mode(values, quadratures[j][1], j)
+        total += mode(values, quadratures[0][1][:, start : start + slab], 0)
     return total
 
 

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
 from sciml.exceptions import InvalidInputError
-from sciml.solvers.gp_pde.domain import Box
+from sciml.solvers.gp_pde.conditions import Periodic
+from sciml.solvers.gp_pde.domain import Box, Region
 from sciml.solvers.gp_pde.fast_diagonal import separable_parts
 from sciml.solvers.gp_pde.features import AxisBasis, JointBasis, ProductBasis
 from sciml.solvers.gp_pde.frequencies import find_carriers, lattice_step
 from sciml.solvers.gp_pde.lines import axis_needs, symbol_roots
 from sciml.solvers.gp_pde.points import interior_points
+from sciml.solvers.gp_pde.problem import PDE
+from sciml.solvers.gp_pde.systems import SystemBasis
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "plan_from_solution"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,8 @@ class Plan:
         Rungs for collocation, when fast diagonalisation turns out not to apply.
     gap : str or None
         Where samples leave a part of the domain unseen.
+    tensor : callable or None
+        Rungs on products of axes without regard to the size of a dense system.
     """
 
     solver: str
@@ -61,9 +66,10 @@ class Plan:
     resolved: bool = True
     flat: object = None
     gap: str | None = None
+    tensor: object = None
 
 
-def make_plan(pde, *, method, rng, frequencies, max_frequency, max_features):
+def make_plan(pde, *, method, rng, frequencies, max_frequency, max_features, data_tol=1e-13):
     """Analyse a problem and decide.
 
     Parameters
@@ -80,17 +86,64 @@ def make_plan(pde, *, method, rng, frequencies, max_frequency, max_features):
         The user's word that the data hold no frequency above, rad / unit.
     max_features : int
         Bound on the features of a dense least-squares system.
+    data_tol : float
+        What of the data counts, relative to their size; rounding by default. A nonlinear equation's source holds
+        harmonics that u need not have.
 
     Returns
     -------
     Plan
     """
     carriers = method != "chebyshev"
-    if pde._source.is_sampled:
-        return _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features)
-    if isinstance(pde.domain, Box):
-        return _on_box(pde, rng, carriers, frequencies, max_features)
-    return _in_region(pde, rng, carriers, frequencies, max_frequency, max_features)
+    m = pde.n_unknowns
+    if any(e.source.is_sampled for e in pde._equations):
+        plan = _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features // m)
+    elif isinstance(pde.domain, Box):
+        plan = _on_box(pde, rng, carriers, frequencies, max_features // m, data_tol)
+    else:
+        plan = _in_region(pde, rng, carriers, frequencies, max_frequency, max_features // m)
+    return plan if pde.unknowns is None else _side_by_side(plan, m)
+
+
+def plan_from_solution(pde, u, *, rng, frequencies, max_features):
+    """Plan anew with what a first solution shows of u itself.
+
+    Parameters
+    ----------
+    pde : PDE
+        A problem of one unknown.
+    u : callable
+        Its solution so far, a function of X (n, d).
+    rng, frequencies, max_features
+        As for `make_plan`.
+
+    Returns
+    -------
+    Plan
+    """
+    d = pde.n_dims
+    periodic = [c for c in pde.conditions if isinstance(c, Periodic)]
+    image = PDE(pde.domain, {(0,) * d: 1.0}, u, periodic)
+    found = make_plan(
+        image, method="carriers", rng=rng, frequencies=frequencies, max_frequency=None, max_features=max_features
+    )
+    parts = (None, "") if isinstance(pde.domain, Region) else separable_parts(pde, frozen=True)
+    if d == 1 or parts[0] is None:
+        return found
+    return replace(found, solver="fast-diagonal", parts=parts, rungs=found.tensor or found.rungs)
+
+
+def _side_by_side(plan, m):
+    """The same rungs for every one of m unknowns."""
+
+    def wrapped(rungs):
+        def both(level):
+            basis = rungs(level)
+            return None if basis is None else SystemBasis((basis,) * m)
+
+        return both
+
+    return replace(plan, rungs=wrapped(plan.rungs), flat=plan.flat and wrapped(plan.flat))
 
 
 def _per_axis(frequencies, d):
@@ -111,10 +164,13 @@ def _vectors(frequencies, d):
     return omega[:, None] if d == 1 else np.array([w * e for w in omega for e in np.eye(d)])
 
 
-def _on_box(pde, rng, carriers, frequencies, max_features):
+def _on_box(pde, rng, carriers, frequencies, max_features, data_tol=1e-13):
     d = pde.n_dims
     known = _per_axis(frequencies, d)
-    needs = [axis_needs(pde, j, rng, carriers=carriers, frequencies=known[j]) for j in range(d)]
+    needs = [
+        axis_needs(pde, j, rng, carriers=carriers and data_tol < 1e-9, frequencies=known[j], tol=data_tol)
+        for j in range(d)
+    ]
     found = [
         {"omega": [w if i == j else 0.0 for i in range(d)], "weight": v}
         for j, n in enumerate(needs)
@@ -151,7 +207,7 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
             return JointBasis((needs[0].lower,), (needs[0].upper,), np.reshape(omega, (-1, 1)), (base,), terms)
         return ProductBasis(tuple(n.axis(level, pace) for n in needs))
 
-    parts, reason = separable_parts(pde)
+    parts, reason = separable_parts(pde, frozen=not pde.is_linear)
     kind = "carriers" if any(n.omega for n in needs) else "plain Chebyshev (carriers would not pay)"
     if d == 1 and (flat(0) is None or flat(1) is None):
         plan = Plan(
@@ -175,7 +231,7 @@ def _on_box(pde, rng, carriers, frequencies, max_features):
         if d > 1 and (flat(0) is None or flat(1) is None):
             plan = _in_region(pde, rng, carriers, frequencies, None, max_features)
             plan.why = f"{why}; products of axes need too many features"
-    plan.resolved = resolved
+    plan.resolved, plan.tensor = resolved, tensor
     plan.flat = (
         flat if flat(0) is not None else _grow_base(tuple(pde.domain.lower), tuple(pde.domain.upper), max_features)
     )
@@ -190,14 +246,14 @@ def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features):
     if frequencies is not None:
         omega = _vectors(frequencies, d)
         start = JointBasis(lower, upper, omega, (12,) * d, (5,) * len(omega))
-    elif carriers and pde._source.constant is None:
+    elif carriers and any(e.source.constant is None for e in pde._equations):
         X = interior_points(pde.domain, n, rng, uniform=True)
-        f = pde._source(X)
+        f = np.stack([e.source(X) for e in pde._equations if e.source.constant is None], axis=1)
         if np.any(f):
             top = [max_frequency or 4 * np.pi * n ** (1 / d) / w for w in box.upper - box.lower]
             fit = find_carriers(
                 torch.as_tensor(X),
-                torch.as_tensor(f[:, None]),
+                torch.as_tensor(f),
                 lower,
                 upper,
                 max_frequency=top,
@@ -248,7 +304,9 @@ def _grow_base(lower, upper, max_features, least=0):
 
 def _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features):
     d, box = pde.n_dims, pde.domain.box
-    X, f = pde._source.points, pde._source.values
+    sampled = [e.source for e in pde._equations if e.source.is_sampled]
+    X = sampled[0].points
+    f = np.stack([s.values for s in sampled if len(s.points) == len(X)], axis=1)
     lower, upper = tuple(box.lower), tuple(box.upper)
     length = np.array(upper) - np.array(lower)
     n = len(np.unique(X, axis=0))
@@ -272,7 +330,7 @@ def _from_samples(pde, rng, carriers, frequencies, max_frequency, max_features):
                 )
     if max_frequency is not None:
         top = np.minimum(top, max_frequency)
-    points, values = torch.as_tensor(X), torch.as_tensor(f[:, None])
+    points, values = torch.as_tensor(X), torch.as_tensor(f)
     limit = min(max_features, int(n / 1.5))
     plan_alias = {"lattice": "; ".join(lattice) or None, "margin": 0.0}
     if not np.any(f):

@@ -88,7 +88,7 @@ class ConditionRows:
     X : numpy.ndarray, shape (n, d)
         Points.
     terms : dict
-        Multi-index to coefficient, a float or an array (n,).
+        Index to coefficient, a float or an array (n,).
     rhs : numpy.ndarray, shape (n,)
         Right sides.
     minus : numpy.ndarray, shape (n, d), optional
@@ -155,22 +155,40 @@ def _periodic_rows(pde, condition, n, rng):
     minus = X.copy()
     minus[:, dim] = pde.domain.box.bounds[dim][1]
     return [
-        ConditionRows(X, {_unit(dim, d, k): 1.0}, np.zeros(len(X)), minus) for k in range(max(1, pde.axis_order(dim)))
+        ConditionRows(X, {(*index[:-d], *_unit(dim, d, k)): 1.0}, np.zeros(len(X)), minus)
+        for index in pde._indices
+        for k in range(max(1, _order_of(pde, index, dim)))
     ]
+
+
+def _order_of(pde, index, dim):
+    """Highest order in one dimension in which an unknown occurs, also by its gradient in a nonlinear term."""
+    d, who = pde.n_dims, index[: -pde.n_dims]
+    orders = [i[-d:][dim] for e in pde._equations for i in e.coefficients if i[:-d] == who]
+    steep = pde._nonlinear is not None and pde._nonlinear.takes_gradient
+    return max([*orders, int(steep)], default=0)
+
+
+def _prefix(pde, condition):
+    """What an index of a condition's unknown begins with: nothing where there is one unknown."""
+    return () if pde.unknowns is None else (pde.unknowns.index(condition.unknown),)
 
 
 def _initial_rows(pde, condition, n, rng):
     d, dim = pde.n_dims, condition.dim % pde.n_dims
     X = face_points(pde.domain.box, dim, 0, 2 * n, rng)
-    rows = [ConditionRows(X, {(0,) * d: 1.0}, PointFunction("u0", condition.u0, d)(X))]
+    who = _prefix(pde, condition)
+    rows = [ConditionRows(X, {(*who, *(0,) * d): 1.0}, PointFunction("u0", condition.u0, d)(X))]
     if condition.velocity is not None:
-        rows.append(ConditionRows(X, {_unit(dim, d): 1.0}, PointFunction("velocity", condition.velocity, d)(X)))
+        rows.append(
+            ConditionRows(X, {(*who, *_unit(dim, d)): 1.0}, PointFunction("velocity", condition.velocity, d)(X))
+        )
     return rows
 
 
 def _boundary_rows(pde, condition, n, rng):
     d, g = pde.n_dims, PointFunction("g", condition.g, pde.n_dims)
-    where = condition.where
+    where, who = condition.where, _prefix(pde, condition)
     faces = isinstance(pde.domain, Box)
     if g.is_sampled:
         groups = [(g.points, None, None)]
@@ -188,17 +206,17 @@ def _boundary_rows(pde, condition, n, rng):
         if len(X) == 0:
             continue
         if isinstance(condition, Dirichlet):
-            out.append(ConditionRows(X, {(0,) * d: 1.0}, rhs))
+            out.append(ConditionRows(X, {(*who, *(0,) * d): 1.0}, rhs))
             continue
         if dim is None:
             normals = pde.domain.normals_at(X) if not faces else _box_normals(pde.domain, X)
         else:
             normals = np.zeros((len(X), d))
             normals[:, dim] = 1.0 if side else -1.0
-        terms = {_unit(j, d): normals[:, j] for j in range(d) if np.any(normals[:, j])}
+        terms = {(*who, *_unit(j, d)): normals[:, j] for j in range(d) if np.any(normals[:, j])}
         if not isinstance(condition, Neumann):
             a, b = PointFunction("a", condition.a, d)(X), PointFunction("b", condition.b, d)(X)
-            terms = {alpha: b * c for alpha, c in terms.items()} | {(0,) * d: a}
+            terms = {alpha: b * c for alpha, c in terms.items()} | {(*who, *(0,) * d): a}
         out.append(ConditionRows(X, terms, rhs))
     return out
 

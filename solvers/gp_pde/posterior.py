@@ -19,6 +19,7 @@ import torch
 from sciml.random import normal
 from sciml.solvers.gp_pde.features import AxisBasis, JointBasis, ProductBasis
 from sciml.solvers.gp_pde.spectrum import basis_spectrum
+from sciml.solvers.gp_pde.systems import SystemBasis
 
 __all__ = [
     "LeastSquaresPosterior",
@@ -58,7 +59,7 @@ def posterior_from_state(state: dict):
     state = dict(state)
     kind = str(state.pop("kind"))
     if kind not in _KINDS:  # kept beside its method: loaded when first asked for
-        for module in ("gphm", "kernel_route", "frame", "slabs", "systems", "noisy", "inverse"):
+        for module in ("gphm", "kernel_route", "frame", "slabs", "noisy", "inverse"):
             if importlib.util.find_spec(f"sciml.solvers.gp_pde.{module}") is not None:
                 importlib.import_module(f"sciml.solvers.gp_pde.{module}")
     return _KINDS[kind].from_state(state)
@@ -91,6 +92,10 @@ class Posterior:
         """Frequencies along each dimension; see `PDESolution.spectrum`."""
         return basis_spectrum(self.basis, self.theta)
 
+    def of(self, k):
+        """The posterior of unknown k of a system, for itself."""
+        raise NotImplementedError
+
     def apply(self, X, terms):
         """``sum_alpha c_alpha d^alpha u`` at X, a tensor (n, d); c floats or arrays (n,)."""
         out = X.new_zeros(len(X))
@@ -101,12 +106,12 @@ class Posterior:
         return out
 
     def _mean(self, X, alpha):
-        if isinstance(self.basis, ProductBasis):
+        if isinstance(self.basis, ProductBasis | SystemBasis):
             return self.basis.contract(X, alpha, self.theta)
         return self.basis.evaluate(X, alpha) @ self.theta
 
     def _chunks(self, X):
-        width = self.basis.n_features
+        width = max(1, self.basis.n_features)
         if isinstance(self.basis, ProductBasis):  # the recurrences hold all orders of all polynomials of an axis
             width = 8 * int(max(a.max_frequency * (a.upper - a.lower) / 2 + a.n_features for a in self.basis.axes))
         if isinstance(self.basis, ProductBasis) and self.basis.n_dims > 2:
@@ -144,15 +149,23 @@ class LeastSquaresPosterior(Posterior):
 
     def deviation(self, X, alpha):
         """Standard deviation of the derivative `alpha` of u at X (n, d), in units of the free factor; shape (n,)."""
-        return torch.cat(
-            [torch.linalg.norm(self.basis.evaluate(part, alpha) @ self.root, dim=1) for part in self._chunks(X)]
-        )
+        return torch.cat([torch.linalg.norm(self._times(part, alpha, self.root), dim=1) for part in self._chunks(X)])
+
+    def _times(self, X, alpha, weights):
+        if isinstance(self.basis, SystemBasis):
+            return self.basis.contract(X, alpha, weights)
+        return self.basis.evaluate(X, alpha) @ weights
 
     def draw(self, X, alpha, n_samples, rng):
         """Deviations from the mean at X (n, d), joint over the points; shape (n_samples, n)."""
         noise = normal(rng, (n_samples, self.root.shape[1]), device=X.device)
         weights = self.root @ noise.T
-        return torch.cat([self.basis.evaluate(part, alpha) @ weights for part in self._chunks(X)]).T
+        return torch.cat([self._times(part, alpha, weights) for part in self._chunks(X)]).T
+
+    def of(self, k):
+        """The posterior of unknown k of a system, for itself."""
+        block = self.basis.block(k)
+        return LeastSquaresPosterior(self.basis.parts[k], self.theta[block], lambda: self.root[block])
 
     def state(self):
         """Plain values and arrays that rebuild it."""
@@ -244,6 +257,8 @@ class TensorPosterior(Posterior):
 
 def basis_state(basis) -> dict:
     """Numbers that rebuild a basis: plain values only."""
+    if isinstance(basis, SystemBasis):
+        return {"kind": "system", "parts": [basis_state(part) for part in basis.parts]}
     if isinstance(basis, ProductBasis):
         return {
             "kind": "product",
@@ -272,6 +287,8 @@ def basis_state(basis) -> dict:
 
 def basis_from_state(state: dict):
     """The basis of `basis_state`."""
+    if state["kind"] == "system":
+        return SystemBasis(tuple(basis_from_state(part) for part in state["parts"]))
     if state["kind"] == "product":
         return ProductBasis(
             tuple(

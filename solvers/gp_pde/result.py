@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,9 @@ class PDESolution(Result):
     factor : float
         Scale of the posterior standard deviation, set so that its root-mean-square is the error estimate; 1 where noise
         makes the posterior a calibrated one.
+    unknowns : list of str, optional
+        Names of the unknowns of a system, m of them; values then have a last axis of length m, and ``sol["u"]`` is the
+        solution for one of them.
     parameters : dict
         Estimates of the problem's parameters: name to a float, or to a callable of X for a function.
     parameters_std : dict
@@ -47,6 +51,7 @@ class PDESolution(Result):
     error_estimate: float = float("inf")
     factor: float = 0.0
     report: dict
+    unknowns: Any = None
     parameters: dict = internal(default_factory=dict)
     parameters_std: dict = internal(default_factory=dict)
     posterior: Any = internal(default=None)
@@ -63,6 +68,29 @@ class PDESolution(Result):
         """Number of dimensions d."""
         return self.posterior.basis.n_dims
 
+    @property
+    def n_unknowns(self) -> int:
+        """Number of unknown functions m."""
+        return 1 if self.unknowns is None else len(self.unknowns)
+
+    def __getitem__(self, name):
+        """The solution for one unknown of a system.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+
+        Returns
+        -------
+        PDESolution
+            With the certificate of the whole system.
+        """
+        if self.unknowns is None or name not in self.unknowns:
+            raise InvalidInputError(f"name must be one of the unknowns {self.unknowns}; got {name!r}.")
+        part = self.posterior.of(self.unknowns.index(name))
+        return dataclasses.replace(self, posterior=part, coefficients=part.theta.detach().cpu().numpy(), unknowns=None)
+
     def __call__(self, X):
         """Evaluate u.
 
@@ -74,7 +102,8 @@ class PDESolution(Result):
         Returns
         -------
         array, shape (n,)
-            Values, of the same kind, dtype and device as `X`; torch keeps the derivative with respect to `X`.
+            Values, of the same kind, dtype and device as `X`; torch keeps the derivative with respect to `X`. Of a
+            system (n, m).
 
         Raises
         ------
@@ -100,7 +129,15 @@ class PDESolution(Result):
         """
         alpha = self._checked_order(order)
         points, leave = self._enter(X)
-        return leave(self.posterior.apply(points, {alpha: 1.0}))
+        return leave(self._stacked([self.posterior.apply(points, {index: 1.0}) for index in self._indices(alpha)]))
+
+    def _indices(self, alpha):
+        """Index of a derivative of every unknown."""
+        return [alpha] if self.unknowns is None else [(k, *alpha) for k in range(self.n_unknowns)]
+
+    def _stacked(self, values):
+        """One array, with a last axis of unknowns for a system."""
+        return values[0] if self.unknowns is None else torch.stack(values, dim=-1)
 
     def std(self, X, order=0):
         """Evaluate the posterior standard deviation of u, or of a derivative.
@@ -120,7 +157,9 @@ class PDESolution(Result):
             posterior.
         """
         points, leave = self._enter(X)
-        return leave(self.factor * self.posterior.deviation(points, self._checked_order(order)))
+        alpha = self._checked_order(order)
+        parts = [self.posterior.deviation(points, index) for index in self._indices(alpha)]
+        return leave(self.factor * self._stacked(parts))
 
     def sample(self, X, n_samples=1, random_state=None):
         """Draw functions from the posterior, at points.
@@ -141,9 +180,13 @@ class PDESolution(Result):
         """
         n_samples = check_number("n_samples", n_samples, low=1, integer=True)
         points, leave = self._enter(X)
-        alpha = (0,) * self.n_dims
-        mean = self.posterior.apply(points, {alpha: 1.0})
-        return leave(mean + self.factor * self.posterior.draw(points, alpha, n_samples, generator(random_state)))
+        rng, draws = generator(random_state), []
+        state = rng.bit_generator.state
+        for index in self._indices((0,) * self.n_dims):
+            rng.bit_generator.state = state  # the unknowns of a system are drawn together
+            mean = self.posterior.apply(points, {index: 1.0})
+            draws.append(mean + self.factor * self.posterior.draw(points, index, n_samples, rng))
+        return leave(self._stacked(draws))
 
     def spectrum(self):
         """Frequencies of the solution's carriers along each dimension.
@@ -152,10 +195,11 @@ class PDESolution(Result):
         -------
         list of dict, length d
             For each dimension the arrays ``omega`` (angular frequency, rad / unit; 0 is the carrier-free block),
-            ``weight``
-            (root-mean-square size of that part of u, units of u) and ``bandwidth`` (of its envelope, rad / unit), by
-            falling weight.
+            ``weight`` (root-mean-square size of that part of u, units of u) and ``bandwidth`` (of its envelope, rad /
+            unit), by falling weight. Of a system a dict of such lists, by unknown.
         """
+        if self.unknowns is not None:
+            return {name: self[name].spectrum() for name in self.unknowns}
         return self.posterior.spectrum()
 
     def to_xarray(self, grid=None):
@@ -169,7 +213,8 @@ class PDESolution(Result):
         Returns
         -------
         xarray.Dataset
-            Variables ``mean`` and ``std`` over the dimensions x0, x1, ...; NaN outside a region. Attributes hold the
+            Variables ``mean`` and ``std`` over the dimensions x0, x1, ... (of a system ``u`` and ``u_std`` for every
+            unknown by its name); NaN outside a region. Attributes hold the
             status and the error estimate.
         """
         import xarray as xr
@@ -190,21 +235,23 @@ class PDESolution(Result):
         axes = [to_numpy("grid", g) for g in grid]
         X = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, d)
         shape = tuple(len(g) for g in axes)
-        mean, std = self(X), self.std(X)
-        if self.region is not None:
-            outside = ~self.region.contains(X)
-            mean, std = np.where(outside, np.nan, mean), np.where(outside, np.nan, std)
+        names = [("mean", "std", "u", self)]
+        if self.unknowns is not None:
+            names = [(n, f"{n}_std", n, self[n]) for n in self.unknowns]
+        outside = np.zeros(len(X), bool) if self.region is None else ~self.region.contains(X)
         dims = tuple(f"x{j}" for j in range(d))
         about = {
             "status": str(self.status),
             "error_estimate": float(self.error_estimate),
             "n_features": len(self.coefficients),
         }
+        variables = {}
+        for mean, std, u, part in names:
+            for name, values, long_name in ((mean, part(X), u), (std, part.std(X), f"standard deviation of {u}")):
+                values = np.where(outside, np.nan, values).reshape(shape)
+                variables[name] = (dims, values, {"long_name": long_name, "units": f"units of {u}"})
         return xr.Dataset(
-            {
-                "mean": (dims, mean.reshape(shape), {"long_name": "u", "units": "units of u"}),
-                "std": (dims, std.reshape(shape), {"long_name": "standard deviation of u", "units": "units of u"}),
-            },
+            variables,
             {name: (name, g, {"units": "units of x"}) for name, g in zip(dims, axes, strict=True)},
             about,
         )

@@ -21,7 +21,6 @@ import logging
 import math
 import time
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,19 +32,17 @@ from sciml.exceptions import (
     ConvergenceWarning,
     InvalidInputError,
     InvalidTypeError,
-    MemoryBudgetError,
 )
-from sciml.iterate import Step, caller_level, run
+from sciml.iterate import Status, caller_level, run
 from sciml.linalg.threads import thread_limit
 from sciml.random import generator
 from sciml.solvers.gp_pde.call import Call
-from sciml.solvers.gp_pde.collocation import ROUNDING, assemble, symbol_size
+from sciml.solvers.gp_pde.certificate import smallest_singular_value
 from sciml.solvers.gp_pde.domain import Box
-from sciml.solvers.gp_pde.fast_diagonal import check_corners, solve_tensor
-from sciml.solvers.gp_pde.features import ProductBasis
-from sciml.solvers.gp_pde.plan import make_plan
-from sciml.solvers.gp_pde.points import condition_rows, interior_points
-from sciml.solvers.gp_pde.posterior import LeastSquaresPosterior, TensorPosterior
+from sciml.solvers.gp_pde.fast_diagonal import check_corners
+from sciml.solvers.gp_pde.functions import PointFunction, to_numpy
+from sciml.solvers.gp_pde.ladder import Context, solve_pde_steps
+from sciml.solvers.gp_pde.plan import make_plan, plan_from_solution
 from sciml.solvers.gp_pde.problem import PDE
 from sciml.solvers.gp_pde.result import PDESolution
 from sciml.validation import check_number, check_option
@@ -60,8 +57,6 @@ ROUTES = {  # methods of their own: where the route and its options are
     "kernel": ("sciml.solvers.gp_pde.kernel_route", "KernelMethod"),
     "gphm": ("sciml.solvers.gp_pde.gphm", "GPHM"),
 }
-N_TEST = 1500  # points at which rungs are compared and residuals validated
-N_WIDE = 20_000, 6_000  # points, on a line and beyond, of the last look for features that all others missed
 RESONANCE = 1e-10  # relative size of L v for a function v of size 1 that meets the conditions: below it L is singular
 
 
@@ -197,6 +192,7 @@ def solve_pde(
     on_failure = resolve("on_failure", on_failure)
     if callback is not None and not callable(callback):
         raise InvalidTypeError(f"callback must be a callable of (n_iter, step), or None; got {callback!r}.")
+    start = _checked_start(pde, start)
     device = _device(device)
     budget = memory_budget(memory)
     rng = generator(random_state)
@@ -260,23 +256,13 @@ def _route(pde, method, noise):
 
 def _solve(pde, call):
     """Plan, climb and certify."""
-    settings, rng, device, max_iter = call.settings, call.rng, call.device, call.max_iter
-    max_iter = 12 if max_iter is None else max_iter
-    tol = settings["tol"]
-    started = time.perf_counter()
+    tol, started = call.tol, time.perf_counter()
     _warn_about_coordinates(pde)
-    plan = make_plan(
-        pde,
-        method=settings["method"],
-        rng=rng,
-        frequencies=call.frequencies,
-        max_frequency=settings["max_frequency"],
-        max_features=settings["max_features"],
-    )
+    plan = _plan(pde, call)
     analysed = time.perf_counter()
-    context = _Context(pde, plan, rng, device, call.budget, tol, call.threads)
+    context = Context(pde, plan, call)
     if len(pde.conditions) > 1 and plan.parts is not None:
-        jump = check_corners(pde, context.data_size())
+        jump = check_corners(pde, context.yardstick.data_size())
         if jump > 1e-8:
             warnings.warn(
                 f"conditions must agree where faces meet; they jump by {jump:.1e} of their size. The solution has a "
@@ -285,336 +271,83 @@ def _solve(pde, call):
                 stacklevel=caller_level(),
             )
     # The loop goes on below tol while that is cheap, so its own tolerance is the generator's business.
-    loop = run(
-        solve_pde_steps(context, max_iter),
-        name="solve_pde",
-        tol=max(1e-3 * tol, 3e-15),
-        max_iter=max_iter,
-        callback=call.callback,
-        on_failure="ignore",
-        progress=call.progress,
-        dtype="float64",
-    )
+    loop = _climb(context, max(1e-3 * tol, 3e-15) if pde.is_linear else max(tol * 0.1, 1e-11))
+    if not pde.is_linear and call.settings["method"] != "chebyshev":
+        context, loop = _look_at_solution(pde, call, context, loop)
     record = context.best or loop.value
     _warn_about_precision(pde, tol)
     status, reason = _status(context, record, tol)
     seconds = {"analysis": analysed - started, "total": time.perf_counter() - started}
-    return _result(pde, context, record, loop, status, reason, settings, seconds)
+    return _result(pde, context, record, loop, status, reason, call.settings, seconds)
 
 
-@dataclass
-class Record:
-    """One rung: its posterior and what is known of its error."""
-
-    posterior: object
-    n_rows: int
-    values: torch.Tensor
-    cancellation: float = 1.0
-    left_out: np.ndarray | None = None
-    estimate: float = math.inf
-    difference: float = math.inf
-    propagated: float = math.inf
-    residual_rms: float = math.inf
-    residual_max: float = math.inf
-    boundary: float = math.inf
-    rms: float = 0.0
-    scale: float = 0.0
-    spread: float = 0.0
-    row_size: float = 0.0
-    resonance: float = 1.0
-    fitted: object = None
-    unit: float = 1.0
-
-    @property
-    def n_features(self):
-        """Number of features of the basis."""
-        return self.posterior.basis.n_features
+def _plan(pde, call):
+    if call.settings["method"] == "joint":
+        joint = importlib.import_module("sciml.solvers.gp_pde.joint")
+        return joint.joint_plan(pde, rng=call.rng, frequencies=call.frequencies, max_features=call.max_features)
+    return make_plan(
+        pde,
+        method=call.settings["method"],
+        rng=call.rng,
+        frequencies=call.frequencies,
+        max_frequency=call.max_frequency,
+        max_features=call.max_features,
+        data_tol=1e-13 if pde.is_linear else 1e-5,
+    )
 
 
-class _Context:
-    """A problem with its plan, points for validation, and scales."""
-
-    def __init__(self, pde, plan, rng, device, budget, tol, threads=1):
-        self.pde, self.plan, self.rng, self.device, self.budget, self.tol = pde, plan, rng, device, budget, tol
-        self.threads = threads
-        self.best, self.notes, self.small = None, [], []
-        half = N_TEST // 2
-        X = interior_points(pde.domain, half, rng, uniform=True)
-        self.X = np.concatenate([X, interior_points(pde.domain, N_TEST - half, rng)])  # also the faces' neighbourhood
-        self.test = torch.as_tensor(self.X, device=device)
-        self.terms = pde.coefficient_values(self.X)
-        self.f = None if pde._source.is_sampled else pde._source(self.X)
-        self.boundary = condition_rows(pde, {1: 1, 2: 150}.get(pde.n_dims, 300), rng)
-        self.low = symbol_size(self.terms, np.pi / (pde.domain.box.upper - pde.domain.box.lower))
-
-    def data_size(self):
-        """Largest boundary value, in units of u."""
-        sizes = [float(np.max(np.abs(r.rhs))) for r in self.boundary if all(sum(a) == 0 for a in r.terms)]
-        return max(sizes, default=0.0)
-
-    def solve(self, basis):
-        """One rung; returns a Record, or None when there is no way."""
-        with self.enough_threads(basis.n_features):
-            return self._solve(basis)
-
-    def enough_threads(self, n_features):
-        """All threads for a large rung, one for a small one."""
-        large = 20_000 if self.plan.solver == "fast-diagonal" else 600
-        return thread_limit(self.threads if n_features > large else 1)
-
-    def _solve(self, basis):
-        if self.plan.solver == "fast-diagonal":
-            self._check_memory(8 * 4 * basis.n_features + 8 * 3 * sum(r * r for r in basis.shape), basis)
-            out = solve_tensor(self.pde, basis, *self.plan.parts, device=self.device)
-            if not isinstance(out, str):
-                posterior = TensorPosterior(basis, out.theta, out.roots, out.eigenvalues)
-                return Record(posterior, 0, posterior.apply(self.test, {(0,) * basis.n_dims: 1.0}), out.cancellation)
-            logger.info("fast diagonalisation refused: %s", out)
-            self.notes.append(out)
-            self.plan.solver, self.plan.rungs = "collocation", self.plan.flat
-            basis = self.plan.flat(0)
-        return self._least_squares(basis)
-
-    def _least_squares(self, basis):
-        pde, d, P = self.pde, self.pde.n_dims, basis.n_features
-        widest = max(basis.shape) if isinstance(basis, ProductBasis) else max(basis.n_base) + 2 * sum(basis.n_envelope)
-        n_face = {1: 1, 2: max(40, 2 * min(widest, int(math.sqrt(2 * P)) + 8))}.get(d, max(150, int(2 * P ** (2 / 3))))
-        n_face *= 1 if isinstance(pde.domain, Box) else 3  # a region's boundary points may be random and leave gaps
-        n_face = max(n_face, getattr(basis, "n_boundary", 0))  # plane waves are known by boundary data alone
-        n = max(
-            (2 if isinstance(pde.domain, Box) else 3) * P if P < 2400 else int(1.5 * P),
-            6000 if d == 1 and P < 200 else 1500,
-        )
-        sampled = pde._source.is_sampled
-        n = len(pde._source.points) if sampled else n
-        self._check_memory(8 * 4 * (n + 2 * d * n_face + P) * P, basis)
-        X = pde._source.points if sampled else interior_points(pde.domain, n, self.rng)
-        rows = condition_rows(pde, n_face, self.rng)
-        system = assemble(
-            basis, X, pde.coefficient_values(X), pde._source.values if sampled else pde._source(X), rows, self.device
-        )
-        fitted, unit = system.solve()
-        theta = fitted.mean * unit
-        posterior = LeastSquaresPosterior(basis, theta, lambda: fitted.covariance_root() * unit)
-        record = Record(posterior, len(system.y), posterior.apply(self.test, {(0,) * d: 1.0}))
-        if sampled:
-            loo = fitted.leave_one_out[: system.n_interior] * unit
-            record.left_out = (loo * system.size[: system.n_interior]).cpu().numpy()
-        record.row_size = float(system.size[: system.n_interior].square().mean().sqrt())
-        record.fitted, record.unit = fitted, unit
-        return record
-
-    def _check_memory(self, needed, basis):
-        if needed > self.budget:
-            raise MemoryBudgetError(
-                f"memory must hold the factorisation of {basis.n_features} features, {needed / 2**30:.2f} GiB; the "
-                f"budget "
-                f"is {self.budget / 2**30:.2f} GiB. Raise `memory`, lower `max_features`, or loosen `tol`.",
-                needed=int(needed),
-                allowed=int(self.budget),
-            )
-
-    def judge(self, record, richer):
-        """Fill in the certificate of a record, given the solution on a richer basis (or None)."""
-        with self.enough_threads(record.n_features):
-            return self._judge(record, richer)
-
-    def _judge(self, record, richer):
-        size = float(record.values.square().mean().sqrt())
-        if richer is not None:
-            gap = float((record.values - richer.values).square().mean().sqrt())
-            record.difference = (
-                2 * gap / size if size > 0 else (0.0 if gap == 0 else math.inf)
-            )  # the richer one errs too
-        Lu = record.posterior.apply(self.test, self.terms).cpu().numpy()
-        parts = sum(
-            np.abs(c) * np.abs(record.posterior.apply(self.test, {a: 1.0}).cpu().numpy()) for a, c in self.terms.items()
-        )
-        if self.f is not None:
-            r = Lu - self.f
-            scale = np.sqrt(np.mean((parts + np.abs(self.f)) ** 2))
-        else:
-            r = record.left_out
-            scale = np.sqrt(np.mean(parts**2)) + np.sqrt(np.mean(self.pde._source.values**2))
-        scale = max(scale, self.low * size)  # where L u vanishes its rounding is no residual
-        rms, peak, record.scale = float(np.sqrt(np.mean(r**2))), float(np.max(np.abs(r))), float(scale)
-        record.residual_rms, record.residual_max = (rms / scale, peak / scale) if scale > 0 else (0.0, 0.0)
-        record.boundary = self._boundary_residual(record, size)
-        # The posterior costs as much as the fit: not for a rung that is to be left anyway.
-        hopeless = richer is not None and record.n_features > 800 and record.difference > 10 * self.tol
-        # Data are rounded too, relative to the terms that cancel in them; the points may all round alike and hide it.
-        record.rms = max(rms, 16 * np.finfo(float).eps * scale)
-        record.propagated = record.difference if hopeless else self._propagated(record, record.rms, size)
-        record.estimate = max(record.difference, record.propagated, self._rounded_coordinates(record, size))
-        if size == 0 and rms == 0 and record.boundary == 0:
-            record.estimate = 0.0
-        return record
-
-    def _boundary_residual(self, record, size):
-        worst = 0.0
-        for group in self.boundary:
-            X = torch.as_tensor(group.X, device=self.device)
-            r = record.posterior.apply(X, group.terms)
-            if group.minus is not None:
-                r = r - record.posterior.apply(torch.as_tensor(group.minus, device=self.device), group.terms)
-            scale = float(np.sqrt(np.mean(group.rhs**2))) + size * symbol_size(group.terms, np.pi / self._length())
-            r = float((r - torch.as_tensor(group.rhs, device=self.device)).square().mean().sqrt())
-            worst = max(worst, r / scale if scale > 0 else r)
-        return worst
-
-    def _length(self):
-        return self.pde.domain.box.upper - self.pde.domain.box.lower
-
-    def _propagated(self, record, rms, size):
-        """Relative size of u that noise as large as the residual makes; sets the spread of the posterior too."""
-        X = self.test[:: max(1, N_TEST // 300)]
-        posterior = record.posterior
-        if isinstance(posterior, TensorPosterior):
-            counts = [len(a.quadrature()[0]) for a in posterior.basis.axes]
-            noise = rms * math.sqrt(float(np.prod(self._length())) / math.prod(counts))
-        else:  # the posterior as if its noise were what fresh points show
-            noise = 1.0
-            seen = rms / record.row_size / record.unit if record.row_size else 0.0
-            factor = max(1.0, min(seen / ROUNDING, 1 / ROUNDING))
-            posterior.set_root(record.fitted.covariance_root(factor) * record.unit)
-        record.spread = float(posterior.deviation(X, (0,) * self.pde.n_dims).square().mean().sqrt())
-        if size == 0:
-            return 0.0 if rms == 0 else math.inf
-        return noise * record.spread / size
-
-    def _rounded_coordinates(self, record, size):
-        """Relative change of u when the coordinates of all data are off by their rounding; at least 4 eps."""
-        eps = 4 * np.finfo(float).eps
-        if size == 0:
-            return eps
-        box, d, total = self.pde.domain.box, self.pde.n_dims, 0.0
-        for j, far in enumerate(np.maximum(np.abs(box.lower), np.abs(box.upper))):
-            slope = record.posterior.apply(self.test, {tuple(int(i == j) for i in range(d)): 1.0})
-            total += 2 * eps * far * float(slope.square().mean().sqrt())
-        return max(eps, total / size)
-
-    def widely(self, record):
-        """Relative root-mean-square residual at many more points, once, for the answer; what is narrower escapes."""
-        if self.pde._source.is_sampled or self.pde._source.constant is not None:
-            return 0.0
-        X = interior_points(self.pde.domain, N_WIDE[self.pde.n_dims > 1], self.rng, uniform=True)
-        points = torch.as_tensor(X, device=self.device)
-        terms, f = self.pde.coefficient_values(X), self.pde._source(X)
-        r = record.posterior.apply(points, terms).cpu().numpy() - f
-        scale = record.scale or max(float(np.sqrt(np.mean(f**2))), 1e-300)
-        record.residual_max = max(record.residual_max, float(np.max(np.abs(r))) / scale)
-        return float(np.sqrt(np.mean(r**2))) / scale
-
-    def resonance(self, record):
-        """Relative size of (L v, B v) for the function v that the data determine least; rounding means singular."""
-        if isinstance(record.posterior, TensorPosterior):
-            return record.cancellation
-        d = self.pde.n_dims
-        rng = np.random.default_rng(0)
-        state = rng.bit_generator.state
-        # At rounding level: louder noise would let the prior hide which function is free.
-        posterior = LeastSquaresPosterior(
-            record.posterior.basis, record.posterior.theta, record.fitted.covariance_root()
-        )
-
-        def draw(X, terms):
-            out = 0.0
-            for alpha, c in terms.items():
-                rng.bit_generator.state = state  # one and the same function v
-                v = posterior.draw(torch.as_tensor(X, device=self.device), alpha, 1, rng)[0].cpu().numpy()
-                out = out + c * v
-            return out
-
-        X = self.X[::4]
-        terms = {a: (c if isinstance(c, float) else c[::4]) for a, c in self.terms.items()}
-        v = draw(X, {(0,) * d: 1.0})
-        size = np.sqrt(np.mean(v**2))
-        if not size > 0:
-            return 1.0
-        parts = sum(np.abs(draw(X, {a: 1.0}) * c) for a, c in terms.items())
-        inside = np.sqrt(np.mean(draw(X, terms) ** 2)) / (np.sqrt(np.mean(parts**2)) + self.low * size)
-        edge = 0.0
-        for group in self.boundary:
-            b = draw(group.X, group.terms)
-            if group.minus is not None:
-                b = b - draw(group.minus, group.terms)
-            edge = max(edge, np.sqrt(np.mean(b**2)) / (size * symbol_size(group.terms, np.pi / self._length())))
-        return float(max(inside, edge))
+def _climb(context, tol):
+    max_iter = 12 if context.call.max_iter is None else context.call.max_iter
+    return run(
+        solve_pde_steps(context, max_iter),
+        name="solve_pde",
+        tol=tol,
+        max_iter=max_iter,
+        callback=context.call.callback,
+        on_failure="ignore",
+        progress=context.call.progress,
+        dtype="float64",
+    )
 
 
-def solve_pde_steps(context, max_level=12):
-    """Climb the ladder: yield a Step for each rung, with the best certified record as value.
+def _look_at_solution(pde, call, context, loop):
+    """Of a nonlinear equation the source tells little of u: look for carriers in a first solution, and solve again."""
+    first = context.best
+    if first is None or pde.unknowns is not None or not first.estimate < 1e-6 or loop.status is Status.STOPPED:
+        return context, loop
 
-    Parameters
-    ----------
-    context : object
-        Made by `solve_pde`: problem, plan, validation points.
-    max_level : int
-        Highest rung.
+    def u(X):
+        points = torch.as_tensor(X, dtype=torch.float64, device=call.device)
+        return first.posterior.apply(points, {(0,) * pde.n_dims: 1.0}).cpu().numpy()
 
-    Yields
-    ------
-    Step
-        value : Record; criterion : error estimate, dimensionless.
-    """
-    previous, worse, level = None, 0, 0
-    best = None
-    while level <= max_level + 1:
-        basis = context.plan.rungs(level)
-        level += 1
-        if basis is None:
-            break
-        try:
-            record = context.solve(basis)
-        except MemoryBudgetError:
-            if previous is None:
-                raise
-            context.notes.append("the memory budget ended the refinement")
-            break
-        if record is None:
-            break
-        if previous is not None:
-            context.judge(previous, record)
-            if previous.n_features <= 300 or not context.small:
-                context.small.append(previous)
-            logger.debug("rung %d: %d features, estimate %.1e", level - 2, previous.n_features, previous.estimate)
-            improved = (
-                best is None or previous.estimate < (0.3 if best.estimate <= context.tol else 1.0) * best.estimate
-            )
-            unresolved = best is None or best.estimate > 1e-2  # waves are not seen at all until the basis resolves them
-            worse = 0 if unresolved or previous.estimate < 0.3 * best.estimate else worse + 1
-            best = previous if improved else best
-            context.best = best
-            yield Step(
-                best, best.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms}
-            )
-            if best.estimate <= context.tol and (worse or previous.difference <= 1e-3 * context.tol):
-                break  # what is left is noise, which a richer basis does not lower
-            if worse >= 4:
-                break
-        previous = record
-    if best is None:
-        if previous is None:
-            raise InvalidInputError(
-                "max_features must admit the smallest basis of this problem, which needs more. Raise max_features."
-            )
-        context.judge(previous, None)
-        context.best = previous
-        yield Step(
-            previous, previous.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms}
-        )
+    plan = plan_from_solution(pde, u, rng=call.rng, frequencies=call.frequencies, max_features=call.max_features)
+    if not plan.carriers:
+        return context, loop
+    second = Context(pde, plan, call, context.yardstick)
+    second.last, second.newton_steps, second.notes = first, context.newton_steps, context.notes
+    again = _climb(second, max(1e-3 * call.tol, 3e-15))
+    found = second.best
+    if found is None or found.estimate > max(call.tol, first.estimate):
+        context.plan.carriers = plan.carriers
+        return context, loop
+    return second, again
 
 
 def _status(context, record, tol):
     """The word and its reason."""
-    resonance = context.resonance(record)
+    yardstick = context.yardstick
+    resonance = yardstick.resonance(record)
     if not record.estimate <= tol:  # large bases round more: a small one may show what is free
-        resonance = min([resonance, *(context.resonance(r) for r in context.small)])
+        resonance = min([resonance, *(yardstick.resonance(r) for r in context.small)])
     record.resonance = resonance
     if resonance < RESONANCE:
         return "near_singular", (
             f"a function of size one meets the equation and its conditions with zero data to {resonance:.0e}; "
             f"u is not unique. Check for a resonance or a missing condition"
+        )
+    if record.newton is not None and not record.newton.settled:
+        return "not_converged", (
+            f"Gauss-Newton did not settle: its last step changed u by {record.newton.step:.0e}; pass another start"
         )
     if context.plan.alias["lattice"]:
         return "alias_warning", (
@@ -635,7 +368,7 @@ def _status(context, record, tol):
             f"fresh points show a residual of {record.residual_rms:.0e} inside and {record.boundary:.0e} on the "
             f"boundary; the data may be rough, noisy or contradict one another"
         )
-    if context.widely(record) > max(tol, 1e-12, 3 * record.residual_rms):
+    if yardstick.widely(record) > max(tol, 1e-12, 3 * record.residual_rms):
         return "not_converged", (
             f"among many more points the residual reaches {record.residual_max:.0e}: the source has a feature "
             f"too narrow for this basis"
@@ -646,9 +379,9 @@ def _status(context, record, tol):
 
 
 def _result(pde, context, record, loop, status, reason, settings, seconds):
-    size = float(record.values.square().mean().sqrt())
+    size = float(record.sizes.max())
     if record.spread == 0 and size > 0:
-        context._propagated(record, record.rms, size)
+        context.yardstick.propagated(record, size)
     target = record.estimate * size if math.isfinite(record.estimate) else size
     factor = target / record.spread if record.spread > 0 else 0.0
     plan = context.plan
@@ -666,6 +399,8 @@ def _result(pde, context, record, loop, status, reason, settings, seconds):
         "alias_margin": plan.alias["margin"],
         "singularity": record.resonance,
         "carriers": plan.carriers,
+        "iterations": record.newton.total if record.newton is not None else 1,
+        "smallest_singular_value": smallest_singular_value(context.yardstick, record),
         "seconds": seconds,
         "notes": context.notes,
     }
@@ -688,14 +423,13 @@ def _result(pde, context, record, loop, status, reason, settings, seconds):
         factor=factor,
         posterior=record.posterior,
         region=domain,
+        unknowns=pde.unknowns,
     )
 
 
 def _checked_frequencies(frequencies, d):
     if frequencies is None:
         return None
-    from sciml.solvers.gp_pde.functions import to_numpy
-
     omega = to_numpy("frequencies", frequencies)
     if omega.ndim not in (1, 2) or omega.size == 0 or (omega.ndim == 2 and omega.shape[1] != d):
         raise InvalidInputError(
@@ -703,6 +437,35 @@ def _checked_frequencies(frequencies, d):
             f"solver find them."
         )
     return omega
+
+
+def _checked_start(pde, start):
+    """None, an earlier solution, or a function of X (n, d) that returns (n, m)."""
+    if start is None or hasattr(start, "posterior"):
+        if start is not None and (start.n_dims, start.n_unknowns) != (pde.n_dims, pde.n_unknowns):
+            raise InvalidInputError(
+                f"start must be a solution in {pde.n_dims} dimensions with {pde.n_unknowns} unknowns; got "
+                f"{start.n_dims} and {start.n_unknowns}."
+            )
+        return start
+    if pde.unknowns is None:
+        g = PointFunction("start", start, pde.n_dims)
+        if g.is_sampled:
+            raise InvalidTypeError("start must be a callable of X, a number or an earlier solution; got samples.")
+        return lambda X: g(X)[:, None]
+    if not callable(start):
+        start = np.broadcast_to(to_numpy("start", start), (pde.n_unknowns,))
+        return lambda X: np.tile(start, (len(X), 1))
+
+    def values(X):
+        out = to_numpy("start", start(X.copy()))
+        if out.shape != (len(X), pde.n_unknowns):
+            raise InvalidInputError(
+                f"start must return shape ({len(X)}, {pde.n_unknowns}) for X of shape {X.shape}; got {out.shape}."
+            )
+        return out
+
+    return values
 
 
 def _device(device):
