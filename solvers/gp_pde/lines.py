@@ -23,7 +23,7 @@ from scipy.fft import dct
 from sciml.solvers.gp_pde.collocation import symbol_size
 from sciml.solvers.gp_pde.conditions import Initial, Periodic, apply_mask, named_faces
 from sciml.solvers.gp_pde.features import AxisBasis, JointBasis
-from sciml.solvers.gp_pde.frequencies import chebyshev_length, find_carriers
+from sciml.solvers.gp_pde.frequencies import CarrierFit, chebyshev_length, find_carriers
 from sciml.solvers.gp_pde.functions import PointFunction
 from sciml.solvers.gp_pde.time_axis import time_content, time_dimension
 
@@ -134,7 +134,6 @@ def axis_needs(
         lines = [(trace, anchor) for trace in moving.traces(rng, 2 * half)]
         kept = [*kept, _Group(lines, dim, lower, half, rng, tol)]
         length, resolved = max(length, kept[-1].length), resolved and kept[-1].resolved
-        own = sorted({*own, *moving.leading(half)})
     elif moving is not None:
         length = max(length, int(moving.frequency * half) + 20, int(6 + 4 * math.sqrt(moving.rate * half)))
     needs = AxisNeeds(lower, upper, length, resolved, periodic=periodic)
@@ -147,12 +146,20 @@ def axis_needs(
         )
     if length < (40 if pde.n_dims == 1 else 64) or not kept:  # short expansions cost nothing
         return needs
-    if moving is not None and 2.5 * moving.occupied(half) > PAYS * length:  # broad-band: a search would fail late
-        return needs
+    start = None
+    if moving is not None and moving.complete:
+        tones = moving.carriers(2 * half)
+        if tones is None or 2.5 * moving.occupied(half) > PAYS * length:  # broad-band: a search would fail late
+            return needs
+        omega, sizes, weights, base = tones
+        start = JointBasis((lower,), (upper,), np.reshape(omega, (-1, 1)), (base,), tuple(sizes))
+        if len(kept) == 1:  # nothing else moves: the modes are known, and no search could know them better
+            return _sized(needs, CarrierFit(start, np.array(weights), 0.0), pde.order)
     x = lower + 2 * half * rng.random(900)
     Y = np.concatenate([g.values(x) / g.top for g in kept], axis=1)
     known = [w for w in own if w * half > 3 * math.pi] if pde.is_constant else []
-    start = JointBasis((lower,), (upper,), np.reshape(known, (-1, 1)), (4,), (3,) * len(known)) if known else None
+    if known and start is None:
+        start = JointBasis((lower,), (upper,), np.reshape(known, (-1, 1)), (4,), (3,) * len(known))
     found = find_carriers(
         torch.as_tensor(x[:, None]),
         torch.as_tensor(Y),

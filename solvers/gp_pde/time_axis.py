@@ -27,6 +27,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.fft import dct
 
 from sciml.solvers.gp_pde.conditions import Initial, Periodic
 from sciml.solvers.gp_pde.domain import Box
@@ -37,6 +38,7 @@ __all__ = ["TimeContent", "symbol_eigenvalues", "time_content", "time_dimension"
 CUT = 1e-13  # modes below this part of the largest are rounding
 MAX_MODES = 4000  # strongest modes whose roots are found
 N_TRACES = 5
+MERGE = 10.0  # modes closer than this over the half length of time share a carrier
 
 
 def time_dimension(pde):
@@ -116,16 +118,62 @@ class TimeContent:
         phases = rng.random((N_TRACES, len(s))) * 2 * math.pi
         return [_Trace(s, w * np.exp(1j * p - max(0.0, fastest - 600)), self.start, self.dim) for p in phases]
 
-    def leading(self, half):
-        """Return frequencies with which a search for carriers may begin: at most 12, apart by the width of a cell."""
-        out: list[float] = []
-        order = np.argsort(-self.weights, kind="stable")
-        for w in np.abs(self.rates.imag[order][self.weights[order] > 1e-9]):
-            if w * half > 3 * math.pi and all(abs(w - v) * half > math.pi for v in out):
-                out.append(float(w))
-            if len(out) > 12:
-                return []
-        return out
+    def carriers(self, length):
+        """Gather the frequencies into few carriers, each with an envelope as long as its modes ask for.
+
+        Parameters
+        ----------
+        length : float
+            How long time lasts.
+
+        Returns
+        -------
+        (list of float, list of int, list of float, int) or None
+            Carriers, rad / unit, their envelope terms and weights, and the terms of the slow part; None where more than
+            12 are needed.
+        """
+        half = length / 2
+        kept = (self.weights > 0) & (self.rates.imag >= 0)
+        s, w = self.rates[kept], self.weights[kept]
+        order = np.argsort(s.imag, kind="stable")
+        s, w = s[order], w[order]
+        groups: list[list] = []
+        for i, rate in enumerate(s):
+            slow = rate.imag * half < 3 * math.pi
+            near = groups and (slow or (rate.imag - s[groups[-1][0]].imag) * half < MERGE)
+            if near and (slow or s[groups[-1][0]].imag * half >= 3 * math.pi):
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        if len(groups) > 13:
+            return None
+        omega, sizes, weights, base = [], [], [], 4
+        for members in groups:
+            slow = s[members[0]].imag * half < 3 * math.pi
+            centre = 0.0 if slow else float(s[members].imag.min() + s[members].imag.max()) / 2
+            terms = self._envelope(s[members] - 1j * centre, w[members], half)
+            if slow:
+                base = terms
+            else:
+                omega.append(centre)
+                sizes.append(terms)
+                weights.append(float(w[members].max()))
+        return omega, sizes, weights, base
+
+    def _envelope(self, rates, weights, half):
+        """Chebyshev terms of a few slow exponentials, relative to the largest part of u."""
+        n, rng = 32, np.random.default_rng(0)
+        growth = max(0.0, float(rates.real.max())) * 2 * half
+        phases = np.exp(2j * math.pi * rng.random((3, len(rates))))
+        while True:
+            tau = half * (1 + np.cos(np.pi * np.arange(n + 1) / n))
+            V = (
+                np.exp(np.minimum(np.outer(tau, rates).real - growth, 0) + 1j * np.outer(tau, rates).imag) * weights
+            ) @ (phases.T)
+            c = np.abs(dct(np.c_[V.real, V.imag], type=1, axis=0)).max(axis=1) / n
+            if c[int(0.9 * n) :].max() < CUT or n >= 4096:
+                return int(np.flatnonzero(c > CUT).max(initial=0)) + 1
+            n *= 2
 
     def occupied(self, half):
         """Return how many cells of width pi / half of the frequency axis hold a mode: half the features it takes."""
