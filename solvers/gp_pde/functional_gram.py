@@ -395,7 +395,8 @@ def gram_sum(covariance, F, G, w, *, products=1, engine="auto", memory=None):
     for g, rows in zip(F.groups, F.slices(), strict=True):
         for h, columns in zip(G.groups, G.slices(), strict=True):
             pair, params, scale = _pair_function(covariance, g.terms, h.terms, g.X.shape[1])
-            Y, Z = ([(s, _with_coefficients(k.terms, X, scale)) for s, X in k.parts()] for k in (g, h))
+            width = max(_n_varying(g), _n_varying(h))
+            Y, Z = ([(s, _with_coefficients(k.terms, X, scale, width)) for s, X in k.parts()] for k in (g, h))
             for s, y in Y:
                 for t, z in Z:
                     part = kernel_sum(y, z, w[columns], kernel=pair, params=params, **options)
@@ -403,9 +404,14 @@ def gram_sum(covariance, F, G, w, *, products=1, engine="auto", memory=None):
     return out
 
 
-def _with_coefficients(terms, X, scale):
-    varying = [c for c in terms.values() if not isinstance(c, float)]
-    return torch.cat([X * scale, *[c[:, None] for c in varying]], dim=1)
+def _n_varying(group):
+    return sum(not isinstance(c, float) for c in group.terms.values())
+
+
+def _with_coefficients(terms, X, scale, width):
+    """Scaled points with the coefficients that vary as further coordinates, `width` of them."""
+    varying = [c[:, None] for c in terms.values() if not isinstance(c, float)]
+    return torch.cat([X * scale, *varying, X.new_zeros(len(X), width - len(varying))], dim=1)
 
 
 def _pair_function(covariance, first, second, d):

@@ -149,7 +149,7 @@ class InverseCholesky:
     """
 
     def __init__(self, covariance, F, scale, noise, n_neighbours, lengths):
-        X = (F.points / torch.as_tensor(lengths)).numpy()
+        X = F.points.cpu().numpy() / lengths
         self.order = _ordered(F, X)
         n = len(X)
         k = min(n_neighbours, n - 1)
@@ -169,7 +169,7 @@ class InverseCholesky:
         for rows, group, offset in jobs:
             for at in range(0, len(rows), max(1, BATCH // (k + 1) ** 2)):
                 part = rows[at : at + max(1, BATCH // (k + 1) ** 2)]
-                index = torch.as_tensor(members[part])
+                index = torch.as_tensor(members[part], device=scale.device)
                 absent = index < 0
                 K = batched_gram(covariance, group, (index - offset).clamp(min=0))
                 size, extra = scale[index], noise[index]

@@ -4,7 +4,8 @@ r"""Covariance functions of a difference, with every partial derivative in close
 
 so that functionals of a process need derivatives of one function of :math:`r = x - x'` alone.
 
-Notation  r = x - x' (d coordinates); t = r / l scaled; q = |t|^2 (times 2 nu for Matern); a = sqrt(q); gamma multi-index.
+Notation  r = x - x' (d coordinates); t = r / l scaled (by sqrt(2 nu), too, for Matern); q = |t|^2; a = sqrt(q); gamma
+          multi-index.
           radial    f(q):  d^n/dt^n f(t^2) = sum_m n! / (m! (n - 2m)!) (2t)^(n-2m) f^(n-m)(t^2), one factor an axis
           Matern    f^(k) = (-1/2)^k / (2p-1)!! e^(-a) theta_(p-k)(a) for k <= p, and beyond
                     (-1/2)^k / (2p-1)!! e^(-a) theta_(k-p-1)(a) / a^(2(k-p)-1), nu = p + 1/2, theta the reverse Bessel
