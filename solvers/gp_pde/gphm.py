@@ -246,7 +246,7 @@ def route(pde, call, options):
         loop = run(
             gphm_steps(objective, n_steps),
             name="gphm",
-            tol=call.tol,
+            tol=max(1e-3 * call.tol, 3e-15),  # what holds at the nodes alone is no reason to stop
             max_iter=n_steps,
             callback=call.callback,
             on_failure="ignore",

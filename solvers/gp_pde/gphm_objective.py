@@ -11,7 +11,8 @@ Notation  U (M_1, ..., M_d) values on the grid, M in all; C_j = K_j + jitter I c
           values on the faces, a corner once for each of its faces; tau_1, tau_2 precisions; lambda_b weight.
 Cost      a step: one Cholesky factor an axis, sum M_j^3 / 3, and O(M sum M_j) with the gradient. Covariances along an
           axis are Toeplitz, so that the kernel is evaluated for M_j lags and not for M_j^2 pairs.
-Pitfalls  A small objective says nothing of u between the nodes; see `gphm`.
+Pitfalls  A small objective says nothing of u between the nodes; see `gphm`. Where the source is not large, u = 0 with
+          the source taken for noise, tau_2 = 1 / mean f^2, is as likely as the solution: u'' = -4 sin 2x ends there.
 
 References
 ----------
@@ -293,7 +294,8 @@ class _Pointwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, term, X, u, slopes):
         grad = np.zeros((len(X), 1, X.shape[1])) if slopes is None else slopes.detach().cpu().numpy()[:, None]
-        value, by_u, by_grad = term.linearised(X, u.detach().cpu().numpy()[:, None], grad)
+        with torch.enable_grad():  # a function's forward runs without, and the term may be differentiated by torch
+            value, by_u, by_grad = term.linearised(X, u.detach().cpu().numpy()[:, None], grad)
         ctx.by_u = torch.as_tensor(by_u[:, 0, 0], device=u.device)
         ctx.by_grad = None if slopes is None else torch.as_tensor(by_grad[:, 0, 0], device=u.device)
         return torch.as_tensor(value[:, 0], device=u.device)

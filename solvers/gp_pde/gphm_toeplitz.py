@@ -78,7 +78,7 @@ def factor(column):
     if int(info) != 0:
         raise NotPositiveDefiniteError(
             f"the covariance of {len(column)} grid values must be positive definite; pivot {int(info)} is not positive "
-            f"beside a variance of {float(column[0]):.1e}. Raise jitter, or take fewer points."
+            f"beside a variance of {column[0].item():.1e}. Raise jitter, or take fewer points."
         )
     return root
 
