@@ -15,6 +15,10 @@ from sciml.solvers.gp_pde.conditions import Periodic as Periodic
 from sciml.solvers.gp_pde.conditions import Robin as Robin
 from sciml.solvers.gp_pde.domain import Box as Box
 from sciml.solvers.gp_pde.domain import Region as Region
+from sciml.solvers.gp_pde.gphm import GPHM as GPHM
+from sciml.solvers.gp_pde.gphm import gphm_steps as gphm_steps
+from sciml.solvers.gp_pde.gphm_objective import GPHMObjective as GPHMObjective
+from sciml.solvers.gp_pde.gphm_objective import gphm_loss as gphm_loss
 from sciml.solvers.gp_pde.problem import PDE as PDE
 from sciml.solvers.gp_pde.problem import UnknownFunction as UnknownFunction
 from sciml.solvers.gp_pde.result import PDESolution as PDESolution
