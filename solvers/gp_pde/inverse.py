@@ -1,0 +1,537 @@
+r"""Unknown parameters of a differential equation, from observations of its solution.
+
+.. math:: \hat p = \arg\max_p \log p(y \mid f, g, p), \qquad \text{sd}^{-2} = -\partial_p^2 \log p(y \mid f, g, \hat p),
+
+p being numbers, or the coefficients of the logarithm of an unknown function. A scan finds every maximum
+(`parameter_search`), Gauss-Newton steps climb it, and the climb is repeated on richer bases until the parameters and u
+stop moving against their standard deviations.
+
+Cost      a hundred small factorisations for one unknown number; seconds on a line, up to a minute in two dimensions.
+Pitfalls  Too small a basis biases the parameters by many standard deviations, which no residual at the collocation
+          points shows: the richer basis does.  Two parameters of which the data see only the product have a flat
+          density: the status says so.
+
+References
+----------
+C. Rasmussen, C. Williams, Gaussian processes for machine learning, 2006. A. Stuart, Inverse problems: a Bayesian
+perspective, 2010.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from sciml.exceptions import InvalidInputError
+from sciml.iterate import run
+from sciml.linalg.threads import thread_limit
+from sciml.solvers.gp_pde.basis_choice import BasisChoice, corner_values
+from sciml.solvers.gp_pde.collocation import symbol_size
+from sciml.solvers.gp_pde.evidence import Evidence, HyperFit, StructuredPrior
+from sciml.solvers.gp_pde.parameter_model import FunctionEstimate, ParameterModel, ParameterVector
+from sciml.solvers.gp_pde.parameter_search import Search, climb_steps, scan_grid
+from sciml.solvers.gp_pde.points import condition_rows, interior_points
+from sciml.solvers.gp_pde.posterior import LeastSquaresPosterior
+from sciml.solvers.gp_pde.result import PDESolution
+
+__all__ = ["route"]
+
+logger = logging.getLogger(__name__)
+
+BROAD = 3.0  # prior sd of coefficients against the size of u, where the equation leaves little free
+LEAST = 0.05  # least prior sd of a block against the size of u
+FEW = 6  # free directions of u up to which that prior need not be learned
+CLEAR = 6.0  # nats below the best at which another maximum no longer counts
+
+
+@dataclass
+class _Answer:
+    """A maximum with its posterior: parameters with covariance, u with its own."""
+
+    fit: object
+    p: np.ndarray
+    cov: np.ndarray
+    theta: torch.Tensor
+    root: torch.Tensor
+    tau: float
+    freedom: float
+    log_evidence: float
+    notes: list = field(default_factory=list)
+
+    @property
+    def std(self):
+        """Standard deviations of p."""
+        return np.sqrt(np.maximum(np.diag(self.cov), 0.0))
+
+
+def route(pde, call, options=None):
+    """Estimate the parameters of a linear problem; see `solve_pde`.
+
+    Parameters
+    ----------
+    pde : PDE
+        With `parameters` and `observations`.
+    call : Call
+        Settings of `solve_pde`.
+    options : None
+        Not used.
+
+    Returns
+    -------
+    PDESolution
+        With ``parameters`` and ``parameters_std``; its own standard deviation holds that of the parameters.
+
+    Raises
+    ------
+    InvalidInputError
+        When the problem is nonlinear or a system, or has fewer observations than parameters.
+    """
+    if not pde.is_linear or pde.n_unknowns > 1:
+        raise InvalidInputError(
+            "parameters must belong to a linear equation with one unknown; this problem is "
+            f"{'nonlinear' if not pde.is_linear else 'a system'}. Bind numbers with pde.bind, or linearise."
+        )
+    started = time.perf_counter()
+    vector = ParameterVector(pde)
+    m = len(pde._observations[1])
+    if m <= len(vector.numbers) + len(vector.functions):
+        raise InvalidInputError(
+            f"observations must outnumber the parameters; got {m} for {sorted(pde.parameters)}. Observe u at more "
+            "points, or fix parameters with pde.bind."
+        )
+    with thread_limit(1):
+        solver = _Solver(pde, vector, call)
+        return solver.solve(started)
+
+
+class _Solver:
+    """Bases, scan, climbs and certificate of one problem."""
+
+    def __init__(self, pde, vector, call):
+        self.pde, self.vector, self.call = pde, vector, call
+        self.corners = [vector.bind(p) for p in corner_values(vector)]
+        source = pde._source
+        samples = (source.points, source.values) if source.is_sampled else None
+        self.noisy_source = call.noise is not None
+        self.choice = BasisChoice(
+            self.corners, vector.bind, call, noise=self.noisy_source, samples=samples, points=pde._observations[0]
+        )
+        self.seed = int(call.rng.integers(2**31))
+        self.history, self.notes, self.n_iter = None, [], 0
+        self.learned = None
+
+    def noise_levels(self):
+        """Levels of what is not exact, where the search for them begins."""
+        noise, out = self.call.noise, {}
+        f = self.pde._source
+        parts = noise if isinstance(noise, dict) else {"source": noise}
+        given = parts.get("source")
+        if f.is_sampled:  # samples are never quite exact to a basis: their level is free
+            size = float(np.sqrt(np.mean(f.values**2))) or 1.0
+            start = self.choice.source_noise or 1e-6 * size
+            out["source"] = float(given) if isinstance(given, int | float) else max(start, 1e-10 * size)
+        return out
+
+    def model(self, level):
+        """Model and search on a rung, or None."""
+        rung = self.choice.at(level)
+        if rung is None:
+            return None
+        basis_of, X, n_face = rung
+        model = ParameterModel(self.vector, basis_of, X, n_face, self.call.device, self.seed)
+        noise = self.noise_levels() if self.learned is None else dict(self.learned[1])
+        return Search(model, self.prior_std(model), noise)
+
+    def prior_std(self, model):
+        """Standard deviations of the coefficients: learned, or broad."""
+        scale, learned = model.scale, self.learned
+
+        def std(basis):
+            prior = StructuredPrior.of(basis)
+            if learned is None:
+                return np.full(basis.n_features, BROAD * scale)
+            x, d = learned[0], prior.degree.shape[1]
+            Q = len(x) // (1 + d)
+            full = np.concatenate(
+                [
+                    np.append(x[:Q], np.full(max(0, prior.n_blocks - Q), math.log(scale)))[: prior.n_blocks],
+                    np.append(x[Q:], np.full(max(0, prior.n_blocks - Q) * d, math.log(0.2)))[: prior.n_blocks * d],
+                ]
+            )
+            return np.exp(np.maximum(prior.log_std(full), -300.0))
+
+        return std
+
+    def learn_prior(self, search, ps):
+        """Hyper-parameters of u and noise levels at the best of a few p, by the evidence of all rows."""
+        best = None
+        for p in ps:
+            basis, rows, _ = search.model.rows(p, self.noise_levels() if self.learned is None else self.learned[1])
+            rows.append(search.model.observed(basis, 0.1 * search.model.scale))
+            fixed = isinstance(self.call.noise, int | float)
+            for r in rows:
+                r.learn = r.learn and not (r.name == "source" and fixed)
+            prior = StructuredPrior.of(basis)
+            # A block that is not needed at this p may be at another: none may vanish.
+            evidence = Evidence(prior, rows, search.model.scale, least=LEAST)
+            fit = evidence.maximise([self._start(evidence)], max_iter=40)
+            if best is None or fit.log_evidence > best[0]:
+                x = fit.x[len(evidence.learned) :]
+                levels = {r.name: fit.noise[r.name] for r in rows if r.name in ("source", "boundary")}
+                best = (fit.log_evidence, x, levels)
+        self.learned = best[1:]
+        search.prior_std, search.noise = self.prior_std(search.model), dict(best[2])
+
+    def _start(self, evidence):
+        x = evidence.start(0.2)
+        if self.learned is not None and len(self.learned[0]) == evidence.prior.n_params:
+            x[len(evidence.learned) :] = self.learned[0]
+        return x
+
+    def solve(self, started):
+        """All of it."""
+        search = self.model(0)
+        free = search.evaluate(corner_values(self.vector)[0], search.start_hyper()).density.free.shape[1]
+        self.open = free > FEW or self.pde._source.is_sampled
+        if self.open:
+            self.learn_prior(search, corner_values(self.vector)[:3])
+        maxima = self.scan(search)
+        answer, level = None, 0
+        while True:
+            fit = maxima[0]
+            if self.open:
+                self.learn_prior(search, [fit.p])
+                fit = self.climb(search, search.evaluate(fit.p, fit.hyper))
+                maxima[0] = fit
+            new = self.posterior(search, fit)
+            moved = math.inf if answer is None else self.distance(answer, new)
+            logger.debug("rung %d: p %s, moved %.1e sd", level, new.p[:4], moved)
+            previous, answer = answer, new
+            if previous is not None and moved < 0.15:
+                break
+            if level >= 6:
+                break
+            level += 1
+            richer = self.model(level)
+            if richer is None:
+                self.notes.append("max_features or the memory budget ended the refinement")
+                break
+            search = richer
+            start = search.evaluate(fit.p, fit.hyper)
+            climbed = self.climb(search, start)
+            if climbed.objective > fit.objective + 8 and level <= 2:  # the scan was done with too small a basis
+                maxima = self.scan(search, extra=[climbed])
+            else:
+                maxima = [climbed, *maxima[1:]]
+        return self.result(search, answer, maxima, moved, started)
+
+    def scan(self, search, extra=()):
+        """All maxima worth keeping, the best first."""
+        P = search.model.basis_of(corner_values(self.vector)[0]).n_features
+        budget = int(np.clip(2.5e9 / P**3, 24, 400))
+        X = search.model.X
+        fits = [search.evaluate(p, search.start_hyper()) for p in scan_grid(self.vector, X, budget)]
+        values = np.array([f.objective for f in fits])
+        self.scan_range = float(values.max() - values.min())
+        order, kept = np.argsort(-values), []
+        m = max(1, len(self.vector.numbers))
+        points = np.array([f.p for f in fits])
+        spread = np.ptp(points, axis=0)
+        spread[spread == 0] = 1.0
+        near = 1.5 / max(2.0, len(fits) ** (1 / max(1, m + len(self.vector.functions)))) if m > 1 else 0.0
+        for i in order:
+            gap = [np.max(np.abs(points[i] - points[j]) / spread) for j in kept]
+            peak = all(values[i] >= values[j] for j in (i - 1, i + 1) if 0 <= j < len(values)) if near == 0 else True
+            if peak and (not gap or min(gap) > near):
+                kept.append(i)
+            if len(kept) >= 5:
+                break
+        climbed = [self.climb(search, fits[i]) for i in kept] + list(extra)
+        climbed.sort(key=lambda f: -f.objective)
+        out = []
+        for fit in climbed:  # one of each: several starts may reach the same maximum
+            gap = [np.max(np.abs(fit.p - other.p) / spread) for other in out]
+            if not gap or min(gap) > 1e-3:
+                out.append(fit)
+        return out
+
+    def climb(self, search, fit):
+        """Gauss-Newton steps to a maximum."""
+        loop = run(
+            climb_steps(search, fit, learn=True),
+            name="solve_pde",
+            tol=1e-3,
+            max_iter=self.call.max_iter or 30,
+            callback=self.call.callback,
+            on_failure="ignore",
+            progress=self.call.progress,
+            dtype="float64",
+        )
+        if self.history is None or loop.value.objective >= self.best_objective:
+            self.history, self.n_iter, self.best_objective = loop.history, loop.n_iter, loop.value.objective
+        return loop.value
+
+    def posterior(self, search, fit):
+        """Covariance of p and u at a maximum."""
+        linear, hyper, tau, D, n_free, theta = search.solve_linear(fit, True)
+        mean, root = linear.mean, linear.covariance_root()
+        k, known = len(self.vector.numbers), search.model.sigma_known
+        m = len(search.model.values)
+        given, notes = fit.given, []
+        if self.vector.functions and len(search.at):
+            found = HyperFit(search.at, 0.0, mean, {}, linear)
+            mean, root = search.evidence.average(found, np.random.default_rng(0))
+        p = fit.p.copy()
+        shift = mean[n_free:].cpu().numpy() + search._centre(fit.p) - fit.p
+        if self.vector.functions:
+            p = self.vector.clipped(p + shift)
+        freedom = max(m - float(linear.effective_dof), 0.5)
+        cov = (root[n_free:] @ root[n_free:].T).cpu().numpy()
+        if k and not self.vector.functions:
+            exact = self._curvature(search, fit, np.sqrt(np.diag(cov)))
+            if exact is not None:
+                p, new = exact
+                ratio = np.sqrt(np.diag(new) / np.diag(cov))
+                root = torch.cat([root[:n_free], root[n_free:] * torch.as_tensor(ratio, device=root.device)[:, None]])
+                cov = new
+        if not known:  # Student's bands, and the noise's share that the parameters took
+            n_left = fit.density.freedom
+            share = n_left / max(n_left - k, 0.5) if not self.vector.functions else 1.0
+            nu = max((n_left - k) if not self.vector.functions else freedom, 2.5)
+            factor = math.sqrt(share * nu / (nu - 2))
+            root, cov, tau = root * factor, cov * factor**2, tau * math.sqrt(share)
+        free = fit.density.free
+        rest = given.root - (given.root @ free) @ free.T  # what the observations do not see
+        u_root = torch.cat([rest, (given.root @ free) @ root[:n_free] + D @ root[n_free:]], dim=1)
+        if u_root.shape[1] > u_root.shape[0]:
+            u_root = torch.linalg.qr(u_root.T, mode="r").R.T
+        theta = given.theta + given.root @ (free @ mean[:n_free]) + D @ torch.as_tensor(p - fit.p, device=D.device)
+        if len(p):
+            sign, logdet = np.linalg.slogdet(cov / np.outer(search.model.vector.spans, search.model.vector.spans))
+            log_evidence = fit.objective + 0.5 * logdet if sign > 0 else fit.objective
+        fit = replace(fit, hyper=hyper)
+        return _Answer(fit, p, cov, theta, u_root, tau, freedom, log_evidence, notes)
+
+    def _curvature(self, search, fit, sd):
+        """Newton's point and minus the inverse Hessian of the density, by differences of half a standard deviation."""
+        low, high = self.vector.low, self.vector.high
+        h = np.minimum(0.5 * sd, 0.02 * (high - low))
+        k = len(h)
+        if not np.all(np.isfinite(h)) or np.any(h <= 0):
+            return None
+
+        def value(shift):
+            return search.evaluate(fit.p + shift, fit.hyper).objective
+
+        centre, E = fit.objective, np.diag(h)
+        up, down = [value(E[i]) for i in range(k)], [value(-E[i]) for i in range(k)]
+        H, g = np.zeros((k, k)), np.zeros(k)
+        for i in range(k):
+            g[i] = (up[i] - down[i]) / (2 * h[i])
+            H[i, i] = (2 * centre - up[i] - down[i]) / h[i] ** 2
+            for j in range(i):
+                both = value(E[i] + E[j]) + value(-E[i] - E[j]) - value(E[i] - E[j]) - value(E[j] - E[i])
+                H[i, j] = H[j, i] = -both / (4 * h[i] * h[j])
+        scaled = H * np.outer(sd, sd)
+        lam = np.linalg.eigvalsh(scaled)
+        # In units of the Gauss-Newton answer the Hessian is near one; if not, the differences saw something else.
+        if not np.all(np.isfinite(lam)) or lam[0] < 1e-8 or lam[0] < 0.05 * min(1.0, lam[-1]) ** 2 * 1e-3:
+            return None
+        cov = np.linalg.inv(H)
+        step = cov @ g
+        if np.max(np.abs(step) / sd) > 1.0:
+            return None
+        return self.vector.clipped(fit.p + step), cov
+
+    def distance(self, a, b):
+        """How far two answers are apart, in standard deviations: of the parameters, and of u."""
+        k = len(self.vector.numbers)
+        gaps = [0.0]
+        if k:
+            gaps.append(float(np.max(np.abs(a.p[:k] - b.p[:k]) / np.maximum(b.std[:k], 1e-300))))
+        X = torch.as_tensor(self.fresh(), device=self.call.device)
+        zero = (0,) * self.pde.n_dims
+        ua, ub = (s.fit.given.basis.evaluate(X, zero) @ s.theta for s in (a, b))
+        sd = torch.linalg.norm(b.fit.given.basis.evaluate(X, zero) @ b.root, dim=1)
+        size = float(ub.square().mean().sqrt())
+        gaps.append(
+            float((ua - ub).square().mean().sqrt() / max(float(sd.square().mean().sqrt()), 1e-9 * size, 1e-300))
+        )
+        for name, s in self.vector.slices.items():
+            e = self.vector.functions[name]
+            F = e.features(X.cpu().numpy())
+            sd = np.linalg.norm(F @ np.linalg.cholesky(b.cov[s, s] + 1e-14 * np.eye(e.size)), axis=1)
+            gaps.append(float(np.sqrt(np.mean((F @ (a.p[s] - b.p[s])) ** 2) / np.mean(sd**2))))
+        return max(gaps)
+
+    def fresh(self):
+        """Points at which answers are compared."""
+        if not hasattr(self, "_fresh"):
+            self._fresh = interior_points(self.pde.domain, 600, np.random.default_rng(1), uniform=True)
+        return self._fresh
+
+    def result(self, search, answer, maxima, moved, started):
+        """Certificates, status and the solution."""
+        vector, call, pde = self.vector, self.call, self.pde
+        m = len(pde._observations[1])
+        basis = answer.fit.given.basis
+        posterior = LeastSquaresPosterior(basis, answer.theta, answer.root)
+        bound = vector.bind(answer.p)
+        X = self.fresh()
+        points = torch.as_tensor(X, device=call.device)
+        zero = (0,) * pde.n_dims
+        u = posterior.apply(points, {zero: 1.0})
+        sd = posterior.deviation(points, zero)
+        size = float(u.square().mean().sqrt())
+        estimate = float(sd.square().mean().sqrt()) / size if size > 0 else math.inf
+        residual, peak = self.residual(bound, posterior, answer)
+        modes = self.modes(answer, maxima, search)
+        observed = posterior.apply(torch.as_tensor(search.model.points, device=call.device), {zero: 1.0})
+        z = ((search.model.values - observed) / search.model.relative / answer.tau).cpu().numpy()
+        misfit = float(np.sqrt(np.mean(z**2)))
+        status, reason = self.status(search, answer, modes, moved, residual, misfit, size)
+        numbers = {n: float(answer.p[i]) for i, n in enumerate(vector.numbers)}
+        stds = {n: float(answer.std[i]) for i, n in enumerate(vector.numbers)}
+        for name, s in vector.slices.items():
+            e = vector.functions[name]
+            lam, V = np.linalg.eigh(answer.cov[s, s])
+            numbers[name] = FunctionEstimate(e, answer.p[s])
+            stds[name] = FunctionEstimate(e, answer.p[s], V * np.sqrt(np.maximum(lam, 0.0)))
+        k = len(vector.numbers)
+        report = {
+            "n_features": basis.n_features,
+            "n_rows": len(answer.fit.given.y) + m,
+            "solver": "inverse",
+            "why": f"{self.choice.why}; {len(maxima)} maxima climbed",
+            "reason": reason,
+            "residual_validation": residual,
+            "residual_max": peak,
+            "boundary_residual": self.boundary(bound, posterior, size),
+            "difference_to_richer": moved if math.isfinite(moved) else None,
+            "propagated_noise": estimate,
+            "alias_margin": 0.0,
+            "singularity": None,
+            "carriers": [{"omega": w.tolist(), "weight": None} for w in basis.omega],
+            "seconds": {"total": time.perf_counter() - started},
+            "notes": self.notes,
+            "parameters_cov": answer.cov[:k, :k].tolist(),
+            "modes": modes,
+            "noise": {"observations": answer.tau if not search.model.sigma_known else None, **search.noise},
+            "misfit": misfit,
+            "log_evidence": answer.log_evidence,
+        }
+        return PDESolution(
+            status=status,
+            n_iter=self.n_iter,
+            history=self.history,
+            settings=call.settings,
+            error_estimate=estimate,
+            report=report,
+            coefficients=answer.theta.detach().cpu().numpy(),
+            factor=1.0,
+            posterior=posterior,
+            region=pde.domain if type(pde.domain).__name__ == "Region" else None,
+            parameters=numbers,
+            parameters_std=stds,
+        )
+
+    def residual(self, bound, posterior, answer):
+        """Root mean square and largest residual of the equation at fresh points against its terms."""
+        X = bound._source.points if bound._source.is_sampled else self.fresh()
+        points = torch.as_tensor(X, device=self.call.device)
+        terms = bound.coefficient_values(X)
+        f = bound._source.values if bound._source.is_sampled else bound._source(X)
+        r = posterior.apply(points, terms).cpu().numpy() - f
+        parts = sum(np.abs(c) * np.abs(posterior.apply(points, {a: 1.0}).cpu().numpy()) for a, c in terms.items())
+        scale = float(np.sqrt(np.mean((parts + np.abs(f)) ** 2))) or 1.0
+        return float(np.sqrt(np.mean(r**2))) / scale, float(np.max(np.abs(r))) / scale
+
+    def boundary(self, bound, posterior, size):
+        """Largest relative residual of the conditions."""
+        worst, box = 0.0, self.pde.domain.box
+        for rows in condition_rows(bound, {1: 1, 2: 100}.get(self.pde.n_dims, 200), np.random.default_rng(2)):
+            r = posterior.apply(torch.as_tensor(rows.X, device=self.call.device), rows.terms)
+            if rows.minus is not None:
+                r = r - posterior.apply(torch.as_tensor(rows.minus, device=self.call.device), rows.terms)
+            r = r.cpu().numpy() - rows.rhs
+            scale = float(np.sqrt(np.mean(rows.rhs**2))) + size * symbol_size(
+                rows.terms, np.pi / (box.upper - box.lower)
+            )
+            worst = max(worst, float(np.sqrt(np.mean(r**2))) / (scale or 1.0))
+        return worst
+
+    def modes(self, answer, maxima, search):
+        """Maxima within `CLEAR` nats of the best that are well apart from it, with their probabilities."""
+        k = len(self.vector.numbers)
+        best = maxima[0].objective
+        out = [{"values": dict(zip(self.vector.numbers, answer.p[:k].tolist(), strict=True)), "log_evidence": best}]
+        spread = np.maximum(answer.std, 1e-300)
+        for fit in maxima[1:]:
+            apart = k and np.max(np.abs(fit.p[:k] - answer.p[:k]) / spread[:k]) > 4
+            if apart and fit.objective > best - CLEAR:
+                values = dict(zip(self.vector.numbers, fit.p[:k].tolist(), strict=True))
+                out.append({"values": values, "log_evidence": fit.objective})
+        weight = np.exp([o["log_evidence"] - best for o in out])
+        for mode, w in zip(out, weight / weight.sum(), strict=True):
+            mode["probability"] = float(w)
+        return out
+
+    def status(self, search, answer, modes, moved, residual, misfit, size):
+        """The word and its reason."""
+        vector = self.vector
+        span = vector.high - vector.low
+        m = len(search.model.values)
+        for i, name in enumerate(vector.numbers):
+            if answer.std[i] > 0.2 * span[i] or not math.isfinite(answer.std[i]):
+                return "near_singular", (
+                    f"the observations leave {name} free: its standard deviation {answer.std[i]:.2g} is a large part "
+                    f"of its bounds [{vector.low[i]:g}, {vector.high[i]:g}]. Observe more, or fix another parameter"
+                )
+        for i, name in enumerate(vector.numbers):
+            edge = min(answer.p[i] - vector.low[i], vector.high[i] - answer.p[i])
+            if edge < 1e-3 * span[i] and edge < answer.std[i] or edge <= 1e-9 * span[i]:
+                return "not_converged", f"{name} = {answer.p[i]:.6g} lies at a bound of its range; widen the bounds"
+        for name, s in vector.slices.items():
+            e = vector.functions[name]
+            values = e.values(self.fresh(), answer.p[s])
+            level = np.sqrt(
+                np.mean(
+                    np.linalg.norm(
+                        e.features(self.fresh()) @ np.linalg.cholesky(answer.cov[s, s] + 1e-14 * np.eye(e.size)), axis=1
+                    )
+                    ** 2
+                )
+            )
+            if level > 0.5 * e.spread:
+                return "near_singular", f"the observations leave {name}(x) free within its bounds. Observe more points"
+            if values.min() < 0.99 * e.spec.lower or values.max() > 1.01 * e.spec.upper:
+                return "not_converged", f"{name}(x) leaves its bounds [{e.spec.lower:g}, {e.spec.upper:g}]; widen them"
+        if len(modes) > 1 and modes[1]["probability"] > 0.02:
+            return "not_converged", (
+                f"several values explain the observations: {[mode['values'] for mode in modes]}. Narrow the bounds, or "
+                "observe more points"
+            )
+        if self.choice.alias:
+            return "alias_warning", f"{self.choice.alias}; pass max_frequency if none are there"
+        if not moved < 0.5:
+            return "not_converged", (
+                f"parameters or u still move by {moved:.1g} standard deviations on a richer basis; raise max_features"
+            )
+        if search.model.sigma_known and misfit > 1 + 4 / math.sqrt(2 * max(m - 1, 1)):
+            return "not_converged", (
+                f"the observations miss the solution by {misfit:.2g} of their standard deviation: it may be too small, "
+                "or the equation may be another"
+            )
+        if not search.model.sigma_known and answer.tau > 0.5 * float(search.model.values.std()):
+            return "not_converged", (
+                f"the solution explains too little of the observations: the noise found is {answer.tau:.2g}. The "
+                "bounds may exclude the true parameters"
+            )
+        if not self.pde._source.is_sampled and residual > 1e-4:
+            return "not_converged", f"fresh points show a residual of {residual:.0e}; the source may be rough or noisy"
+        return "converged", "parameters and u agree on a richer basis within a part of their standard deviations"
