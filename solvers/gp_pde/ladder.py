@@ -27,7 +27,7 @@ from sciml.solvers.gp_pde.posterior import LeastSquaresPosterior, TensorPosterio
 from sciml.solvers.gp_pde.systems import SystemBasis
 from sciml.solvers.gp_pde.tensor_newton import solve_tensor_newton
 
-__all__ = ["Context", "solve_pde_steps"]
+__all__ = ["Context", "explore_steps", "solve_pde_steps"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,8 @@ class Context:
         if self.pde.is_linear and self.pde.is_constant:
             out = solve_tensor(self.pde, basis, *self.plan.parts, device=self.device)
         else:
-            start = None if self._known() is None else self._begin
+            known = self._known()
+            start = known if known is None or not hasattr(known, "posterior") else self._values_of(known)
             out = solve_tensor_newton(self.pde, basis, *self.plan.parts, start=start, device=self.device)
         if isinstance(out, str):
             return out
@@ -149,25 +150,24 @@ class Context:
         """An earlier solution to start from, or None."""
         return self.last or self.call.start
 
-    def _begin(self, X):
-        """Values (n, m) and gradients (n, m, d) of the best iterate known at X (n, d), the gradients maybe None."""
-        known, points = self._known(), torch.as_tensor(X, dtype=torch.float64, device=self.device)
-        if callable(known) and not hasattr(known, "posterior"):
-            return self.user_start(X), None
-        posterior = known.posterior
-        return fields_at(self.pde, lambda index: posterior.apply(points, {index: 1.0}), X)
+    def _values_of(self, known):
+        """An earlier solution as `solve_tensor_newton` takes it."""
+        if isinstance(known.posterior.basis, ProductBasis):
+            return known.posterior.basis, known.posterior.theta.to(self.device)
+        return lambda X: self._fields_of(known, X)[0]
 
-    def user_start(self, X):
-        """Values of the caller's start, (n, m)."""
-        return self.call.start(X)
+    def _fields_of(self, known, X):
+        """Values (n, m) and gradients (n, m, d) of an earlier solution at X (n, d)."""
+        points = torch.as_tensor(X, dtype=torch.float64, device=self.device)
+        return fields_at(self.pde, lambda index: known.posterior.apply(points, {index: 1.0}), X)
 
     def _newton(self, nodes):
         known = self._known()
         if known is None:
             return gauss_newton(nodes)
-        if callable(known) and not hasattr(known, "posterior"):
-            return gauss_newton(nodes, theta=nodes.fit(self.user_start))
-        return gauss_newton(nodes, start=self._begin)
+        if not hasattr(known, "posterior"):
+            return gauss_newton(nodes, theta=nodes.fit(known))
+        return gauss_newton(nodes, start=lambda X: self._fields_of(known, X))
 
     def _check_memory(self, needed, basis):
         if needed > self.call.budget:
@@ -180,8 +180,8 @@ class Context:
             )
 
 
-def solve_pde_steps(context, max_level=12):
-    """Climb the ladder: yield a Step for each rung, with the best certified record as value.
+def explore_steps(context, max_level=12):
+    """Climb with a look at fresh points alone: yield a Step for each rung, with ``(level, record)`` as value.
 
     Parameters
     ----------
@@ -193,9 +193,49 @@ def solve_pde_steps(context, max_level=12):
     Yields
     ------
     Step
+        criterion : relative size of u that the residual at fresh points stands for, at most 1e300.
+    """
+    best = math.inf
+    for level in range(max_level + 1):
+        basis = context.plan.rungs(level)
+        if basis is None:
+            return
+        try:
+            record = context.solve(basis)
+        except MemoryBudgetError:
+            if level == 0:
+                raise
+            return
+        if record.newton.step < 0.1:
+            context.last = record
+        context.judge(record, None)
+        logger.debug("exploring rung %d: %d features, %.1e", level, record.n_features, record.propagated)
+        yield Step((level, record), min(record.propagated, 1e300), {"n_features": float(record.n_features)})
+        if best < 1e-6 and record.propagated > 0.3 * best:
+            return  # as good as it gets
+        best = min(best, record.propagated)
+
+
+def solve_pde_steps(context, max_level=12, first=None):
+    """Climb the ladder: yield a Step for each rung, with the best certified record as value.
+
+    Parameters
+    ----------
+    context : Context
+        Problem, plan, validation points.
+    max_level : int
+        Highest rung.
+    first : tuple (int, Record), optional
+        A rung that is solved already, to climb on from.
+
+    Yields
+    ------
+    Step
         value : Record; criterion : error estimate, dimensionless.
     """
     previous, worse, level = None, 0, 0
+    if first is not None:
+        level, previous = first[0] + 1, first[1]
     best = None
     while level <= max_level + 1:
         basis = context.plan.rungs(level)

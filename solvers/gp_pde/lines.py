@@ -125,6 +125,7 @@ def axis_needs(
     measured = [_Group(lines, dim, lower, half, rng, tol) for lines in groups]
     kept = _significant(measured, pde, half)
     length = max([g.length for g in kept], default=8)
+    length += 24 if tol > 1e-9 else 0  # what was left out decays within about as many terms
     resolved = all(g.resolved for g in kept)
     own, growth = symbol_roots(pde, dim)
     length = max(length, 8, *(int(w * half) + 20 for w in own), *(int(6 + 4 * math.sqrt(g * half)) for g in growth))

@@ -41,7 +41,7 @@ from sciml.solvers.gp_pde.certificate import smallest_singular_value
 from sciml.solvers.gp_pde.domain import Box
 from sciml.solvers.gp_pde.fast_diagonal import check_corners
 from sciml.solvers.gp_pde.functions import PointFunction, to_numpy
-from sciml.solvers.gp_pde.ladder import Context, solve_pde_steps
+from sciml.solvers.gp_pde.ladder import Context, explore_steps, solve_pde_steps
 from sciml.solvers.gp_pde.plan import make_plan, plan_from_solution
 from sciml.solvers.gp_pde.problem import PDE
 from sciml.solvers.gp_pde.result import PDESolution
@@ -270,10 +270,11 @@ def _solve(pde, call):
                 ConditioningWarning,
                 stacklevel=caller_level(),
             )
-    # The loop goes on below tol while that is cheap, so its own tolerance is the generator's business.
-    loop = _climb(context, max(1e-3 * tol, 3e-15) if pde.is_linear else max(tol * 0.1, 1e-11))
-    if not pde.is_linear and call.settings["method"] != "chebyshev":
-        context, loop = _look_at_solution(pde, call, context, loop)
+    if pde.is_linear:
+        # The loop goes on below tol while that is cheap, so its own tolerance is the generator's business.
+        loop = _climb(context, max(1e-3 * tol, 3e-15))
+    else:
+        context, loop = _explore_and_climb(context)
     record = context.best or loop.value
     _warn_about_precision(pde, tol)
     status, reason = _status(context, record, tol)
@@ -292,14 +293,14 @@ def _plan(pde, call):
         frequencies=call.frequencies,
         max_frequency=call.max_frequency,
         max_features=call.max_features,
-        data_tol=1e-13 if pde.is_linear else 1e-5,
+        data_tol=1e-13 if pde.is_linear else 1e-3,
     )
 
 
-def _climb(context, tol):
+def _climb(context, tol, steps=None, first=None):
     max_iter = 12 if context.call.max_iter is None else context.call.max_iter
     return run(
-        solve_pde_steps(context, max_iter),
+        solve_pde_steps(context, max_iter, first) if steps is None else steps(context, max_iter),
         name="solve_pde",
         tol=tol,
         max_iter=max_iter,
@@ -310,27 +311,31 @@ def _climb(context, tol):
     )
 
 
-def _look_at_solution(pde, call, context, loop):
-    """Of a nonlinear equation the source tells little of u: look for carriers in a first solution, and solve again."""
-    first = context.best
-    if first is None or pde.unknowns is not None or not first.estimate < 1e-6 or loop.status is Status.STOPPED:
-        return context, loop
+def _explore_and_climb(context):
+    """Of a nonlinear equation the source tells little of u: a first solution does, from which the ladder is chosen."""
+    pde, call, fine = context.pde, context.call, max(1e-3 * context.tol, 3e-15)
+    explored = _climb(context, 1e-9, explore_steps)
+    first = explored.value
+    if explored.status is Status.STOPPED:
+        context.best = first[1]
+        return context, explored
+    ready = first[1].propagated < 1e-6 and first[1].newton.settled
+    sampled = any(e.source.is_sampled for e in pde._equations)
+    if ready and pde.unknowns is None and not sampled and call.settings["method"] not in ("chebyshev", "joint"):
 
-    def u(X):
-        points = torch.as_tensor(X, dtype=torch.float64, device=call.device)
-        return first.posterior.apply(points, {(0,) * pde.n_dims: 1.0}).cpu().numpy()
+        def u(X):
+            points = torch.as_tensor(X, dtype=torch.float64, device=call.device)
+            return first[1].posterior.apply(points, {(0,) * pde.n_dims: 1.0}).cpu().numpy()
 
-    plan = plan_from_solution(pde, u, rng=call.rng, frequencies=call.frequencies, max_features=call.max_features)
-    if not plan.carriers:
-        return context, loop
-    second = Context(pde, plan, call, context.yardstick)
-    second.last, second.newton_steps, second.notes = first, context.newton_steps, context.notes
-    again = _climb(second, max(1e-3 * call.tol, 3e-15))
-    found = second.best
-    if found is None or found.estimate > max(call.tol, first.estimate):
-        context.plan.carriers = plan.carriers
-        return context, loop
-    return second, again
+        plan = plan_from_solution(pde, u, rng=call.rng, frequencies=call.frequencies, max_features=call.max_features)
+        if plan.carriers:
+            second = Context(pde, plan, call, context.yardstick)
+            second.last, second.newton_steps, second.notes = first[1], context.newton_steps, context.notes
+            loop = _climb(second, fine)
+            if second.best is not None and second.best.estimate <= context.tol:
+                return second, loop
+            context.plan.carriers = plan.carriers
+    return context, _climb(context, fine, first=first)
 
 
 def _status(context, record, tol):

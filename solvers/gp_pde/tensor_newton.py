@@ -46,8 +46,9 @@ def solve_tensor_newton(pde, basis, axes, ends, start=None, device="cpu"):
         Orthonormal features of each axis.
     axes, ends : lists
         From `separable_parts`: what is constant and separable of the operator, and the end conditions.
-    start : callable, optional
-        ``start(X (n, d)) -> (u, grad)``, an iterate to start from; the equation linearised at zero when None.
+    start : callable or tuple (ProductBasis, torch.Tensor), optional
+        An iterate to start from: ``start(X (n, d)) -> (n, 1)``, or an expansion in another basis. The equation
+        linearised at zero when None.
     device : str or torch.device
         Where the products run.
 
@@ -86,7 +87,7 @@ class _Pointwise:
         d = basis.n_dims
         extra = (2.0 if d < 3 else 1.5) if not pde.is_linear else 1.3
         rules = [axis.quadrature(extra) for axis in basis.axes]
-        nodes = [torch.as_tensor(x, device=device) for x, _ in rules]
+        self.nodes = nodes = [torch.as_tensor(x, device=device) for x, _ in rules]
         self.shape = tuple(len(x) for x in nodes)
         self.X = np.stack(np.meshgrid(*(x for x, _ in rules), indexing="ij"), axis=-1).reshape(-1, d)
         self.terms = pde.coefficient_values(self.X)
@@ -120,6 +121,16 @@ class _Pointwise:
         """A derivative of u in the nodes, (n,)."""
         for j, k in enumerate(alpha):
             theta = mode(theta, self.features[j][k], j)
+        return theta.reshape(-1)
+
+    def values_of(self, start):
+        """Values of an iterate in the nodes, (n,)."""
+        if callable(start):
+            return start(self.X)[:, 0]
+        basis, theta = start
+        theta = theta.reshape(basis.shape)
+        for j, x in enumerate(self.nodes):
+            theta = mode(theta, basis.axes[j].evaluate(x, 0), j)
         return theta.reshape(-1)
 
     def projected(self, values):
@@ -162,7 +173,7 @@ class _Pointwise:
             terms[alpha] = terms.get(alpha, 0.0) + torch.as_tensor(by_grad[:, 0, 0, j], device=self.device)
         return torch.as_tensor(value[:, 0], device=self.device), terms
 
-    def correction(self, terms, rhs):
+    def correction(self, terms, rhs, tol=INNER):
         """Solve ``reduce((L_0 + G') N W) = rhs`` for W by GMRES, L_0 as preconditioner."""
         shape = rhs.shape
 
@@ -174,7 +185,7 @@ class _Pointwise:
         b = self.tensor.solve(rhs)
         if not terms:
             return b
-        out = gmres(matvec, b.reshape(-1), tol=INNER, max_iter=400, restart=80, on_failure="ignore", progress=False)
+        out = gmres(matvec, b.reshape(-1), tol=tol, max_iter=400, restart=80, on_failure="ignore", progress=False)
         self.inner += out.n_iter
         return out.value.reshape(shape)
 
@@ -186,9 +197,9 @@ class _Pointwise:
         rng = np.random.default_rng(0)
         v = self.tensor.solve(torch.as_tensor(rng.standard_normal(shape), device=self.device))
         growth = 0.0
-        for _ in range(4):
+        for _ in range(3):
             v = v / torch.linalg.norm(v)
-            v = self.correction(terms, v)
+            v = self.correction(terms, v, tol=1e-3)
             growth = max(growth, float(torch.linalg.norm(v)))
         return 1 / growth if growth > 0 else math.inf
 
@@ -209,7 +220,7 @@ def _newton_steps(problem, start):
             return
         yield Step((theta, NewtonRun(theta, None, steps, 1.0)), 1.0)
     else:
-        theta = tensor.fitted(problem.projected(start(problem.X)[0][:, 0]))
+        theta = tensor.fitted(problem.projected(problem.values_of(start)))
     R = problem.residual(theta)
     while True:
         _, terms = problem.slopes(*problem.fields(theta))
