@@ -52,26 +52,31 @@ class StructuredPrior:
         Degree of each coefficient's envelope in each dimension.
     fixed : numpy.ndarray, shape (P,)
         Standard deviation where the block is -1, in units of the coefficient; not looked at elsewhere.
+    power : numpy.ndarray, shape (P,), optional
+        p, by coefficient (default 2; 1 is the decay of an analytic function).
 
     Examples
     --------
     >>> prior = StructuredPrior(np.zeros(3, int), np.arange(3.0)[:, None], np.ones(3))
     >>> prior.log_std(np.array([0.0, np.log(2.0)])).round(6).tolist()  # weight 1, decay 2
-    [-0.0, -1.0, -2.0]
+    [0.0, -2.0, -8.0]
     """
 
     block: np.ndarray
     degree: np.ndarray
     fixed: np.ndarray
+    power: np.ndarray | None = None
 
     @classmethod
-    def of(cls, basis) -> StructuredPrior:
+    def of(cls, basis, power=POWER) -> StructuredPrior:
         """Take the blocks of a `JointBasis`: the carrier-free one, then one for each carrier.
 
         Parameters
         ----------
         basis : JointBasis
             Features.
+        power : float
+            Of the degree in the exponent (default 2).
 
         Returns
         -------
@@ -83,7 +88,11 @@ class StructuredPrior:
                 block.append(np.full(len(index), q))
                 degree.append(index.astype(float))
         block = np.concatenate(block)
-        return cls(block, np.concatenate(degree), np.ones(len(block)))
+        return cls(block, np.concatenate(degree), np.ones(len(block)), np.full(len(block), float(power)))
+
+    @property
+    def _power(self):
+        return np.full(len(self.block), POWER) if self.power is None else self.power
 
     def extended(self, other: StructuredPrior) -> StructuredPrior:
         """Put the coefficients of another prior behind these, its blocks counted on.
@@ -101,7 +110,10 @@ class StructuredPrior:
         pad = [np.pad(p.degree, ((0, 0), (0, d - p.degree.shape[1]))) for p in (self, other)]
         shifted = np.where(other.block < 0, -1, other.block + self.n_blocks)
         return StructuredPrior(
-            np.r_[self.block, shifted], np.concatenate(pad), np.concatenate([self.fixed, other.fixed])
+            np.r_[self.block, shifted],
+            np.concatenate(pad),
+            np.concatenate([self.fixed, other.fixed]),
+            np.concatenate([self._power, other._power]),
         )
 
     @property
@@ -138,14 +150,14 @@ class StructuredPrior:
         Q, d = self.n_blocks, self.degree.shape[1]
         own = self.block >= 0
         q, g = self.block[own], gradient[own]
-        slope = -0.5 * POWER * self._exponent(x)[own] * g[:, None]
+        slope = -0.5 * (self._power[:, None] * self._exponent(x))[own] * g[:, None]
         decays = np.stack([np.bincount(q, slope[:, j], minlength=Q) for j in range(d)], axis=1)
         return np.concatenate([np.bincount(q, g, minlength=Q), decays.reshape(-1)])
 
     def _exponent(self, x):
         Q, d = self.n_blocks, self.degree.shape[1]
         decay = np.exp(np.append(x[Q:], np.zeros(d)).reshape(Q + 1, d))  # the last row serves block -1
-        return (decay[self.block] * self.degree) ** POWER
+        return (decay[self.block] * self.degree) ** self._power[:, None]
 
 
 @dataclass

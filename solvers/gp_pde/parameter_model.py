@@ -31,12 +31,13 @@ import torch
 
 from sciml.linalg.gaussian_model import GaussianLinearModel
 from sciml.solvers.gp_pde.collocation import operator_rows
+from sciml.solvers.gp_pde.domain import Box
 from sciml.solvers.gp_pde.evidence import Rows, StructuredPrior
 from sciml.solvers.gp_pde.features import JointBasis
 from sciml.solvers.gp_pde.points import condition_rows
 from sciml.solvers.gp_pde.problem import UnknownFunction
 
-__all__ = ["FieldValues", "FunctionEstimate", "ParameterModel", "ParameterVector"]
+__all__ = ["FieldValues", "LearnedFunction", "ParameterModel", "ParameterVector"]
 
 EXACT = 1e-12  # noise of an exact equation against its row's norm times the size of u
 
@@ -65,7 +66,7 @@ class FieldValues(np.ndarray):
         self.gradient = None  # arithmetic makes a plain array of values
 
 
-class FunctionEstimate:
+class LearnedFunction:
     """A learned function, or its standard deviation; call it with points.
 
     Parameters
@@ -90,6 +91,21 @@ class FunctionEstimate:
             return values
         return values * np.linalg.norm(self.expansion.features(X) @ self.root, axis=1)
 
+    def state(self):
+        """Plain values and arrays that rebuild it."""
+        e = self.expansion
+        state = {"name": e.name, "lower": float(e.spec.lower), "upper": float(e.spec.upper), "coef": self.coef}
+        state |= {"n_terms": int(e.spec.n_terms), "dims": list(e.dims), "bounds": np.array(e.bounds)}
+        return state if self.root is None else state | {"root": self.root}
+
+    @classmethod
+    def from_state(cls, state):
+        """The function of `state`."""
+        spec = UnknownFunction(state["lower"], state["upper"], int(state["n_terms"]), tuple(state["dims"]))
+        expansion = _Expansion(str(state["name"]), spec, Box(np.asarray(state["bounds"]).tolist()))
+        root = state.get("root")
+        return cls(expansion, np.asarray(state["coef"]), None if root is None else np.asarray(root))
+
     def __repr__(self):
         return f"<{'standard deviation' if self.root is not None else 'estimate'} of {self.expansion.name}(x)>"
 
@@ -98,7 +114,7 @@ class _Expansion:
     """Chebyshev expansion of the logarithm of a positive function, about the middle of its bounds."""
 
     def __init__(self, name, spec, box):
-        self.name, self.spec = name, spec
+        self.name, self.spec, self.bounds = name, spec, box.bounds
         self.dims = list(range(box.n_dims)) if spec.dims is None else [int(j) for j in np.atleast_1d(spec.dims)]
         lower, upper = box.lower[self.dims], box.upper[self.dims]
         self.basis = JointBasis(
@@ -181,11 +197,11 @@ class ParameterVector:
         wide = 10 * (self.high - self.low)
         out = StructuredPrior(np.full(len(wide), -1), np.zeros((len(wide), 1)), wide)
         for expansion in self.functions.values():
-            own = StructuredPrior.of(expansion.basis)
+            own = StructuredPrior.of(expansion.basis, power=1.0)  # heavy enough for an analytic function
             block, fixed = own.block.copy(), own.fixed.copy()
             level = own.degree.sum(axis=1) == 0  # the level may lie anywhere within the bounds
             block[level], fixed[level] = -1, expansion.spread
-            out = out.extended(StructuredPrior(block, own.degree, fixed))
+            out = out.extended(StructuredPrior(block, own.degree, fixed, own.power))
         return out
 
 

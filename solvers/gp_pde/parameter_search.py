@@ -184,7 +184,8 @@ class Search:
         self.evidence, self.at = None, np.zeros(0)
         if self.prior.n_blocks:
             spread = max(e.spread for e in self.model.vector.functions.values())
-            evidence = Evidence(prior, [rows], 0.5 * spread)
+            # What the observations hardly see keeps a fair prior: an evidence would shrink it to what they do see.
+            evidence = Evidence(prior, [rows], 0.5 * spread, least=0.5)
             x0 = np.concatenate([[] if known else [math.log(tau)], hyper])
             if learn:
                 found = evidence.maximise([x0], max_iter=25)

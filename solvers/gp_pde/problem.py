@@ -480,12 +480,7 @@ class PDE:
         return out
 
     def _checked_observations(self):
-        if self.observations is None:
-            if self.parameters:
-                raise InvalidInputError(
-                    f"observations must be given where parameters are to be learned ({sorted(self.parameters)}); got "
-                    "None. Pass observations=(X_o, u_o, sigma)."
-                )
+        if self.observations is None:  # a template: who learns its parameters asks for them
             return None
         if self.unknowns is not None:
             raise InvalidInputError("observations are not supported for systems; leave them out.")
@@ -588,7 +583,7 @@ class PDE:
 
     def _check_enough(self):
         needed = {j: self.axis_order(j) for j in range(self.n_dims)}
-        if not any(needed.values()) or self._observations is not None:
+        if not any(needed.values()) or self._observations is not None or self.parameters:
             return
         if not self.conditions:
             raise InvalidInputError(
