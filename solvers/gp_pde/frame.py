@@ -10,12 +10,12 @@ with the (n, P) matrix are nonuniform FFTs, and in Slepian's coordinates a few d
 (`frame_fit`).  The fit is a function of points, and the equation with it as source is solved by the solver for
 functions, boundary conditions exactly scaled, at no more cost than without samples.
 
-Certificate  Samples held out show what the fit misses.  The equation is solved twice, for the fit to all samples and for
-             one to half of them on a box of another length; the difference of the two solutions is what noise, gaps and
-             the frame do to u.
+Certificate  Samples held out show what the fit misses.  The equation is solved twice, for the fit to all samples and
+             for one to half of them on a box of another length; the difference of the two solutions is what noise,
+             gaps and the frame do to u.
 Cost         see `frame_fit`; the solution of the equation adds seconds.
-Pitfalls     Samples on a lattice have aliases, and gaps hide what happens in them: both are told.  Noise of the samples is
-             averaged, not removed: pass ``noise="learn"``, and the estimate says how much of it is left in u.
+Pitfalls     Samples on a lattice have aliases, and gaps hide what happens in them: both are told.  Noise of the samples
+             is averaged, not removed: pass ``noise="learn"``, and the estimate says how much of it is left in u.
 
 References
 ----------
@@ -113,7 +113,7 @@ def route(pde, call, options):
     PDESolution
     """
     started = time.perf_counter()
-    d, box = pde.n_dims, pde.domain.box
+    d = pde.n_dims
     if d > 3:
         raise InvalidInputError(f"method='frame' takes one to three dimensions; got {d}. Use method='carriers'.")
     if pde._source.is_sampled:

@@ -106,6 +106,7 @@ class Context:
         widest = max(each.shape) if isinstance(each, ProductBasis) else max(each.n_base) + 2 * sum(each.n_envelope)
         n_face = {1: 1, 2: max(40, 2 * min(widest, int(math.sqrt(2 * p)) + 8))}.get(d, max(150, int(2 * p ** (2 / 3))))
         n_face *= 1 if isinstance(pde.domain, Box) else 3  # a region's boundary points may be random and leave gaps
+        n_face = max(n_face, getattr(basis, "n_boundary", 0))  # plane waves are known by boundary data alone
         n = max(
             (2 if isinstance(pde.domain, Box) else 3) * p if p < 2400 else int(1.5 * p),
             6000 if d == 1 and P < 200 else 1500,

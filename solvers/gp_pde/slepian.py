@@ -1,7 +1,7 @@
 r"""Orthonormal coordinates of an equispaced Fourier frame: discrete prolate spheroidal functions on an interval.
 
-On an interval of length L inside a periodic box of length T the functions :math:`e^{2 \pi i k x / T}`, ``|k| <= K``, are
-nearly dependent: of N = 2 K + 1 directions about N L / T are seen from the interval, and the rest fall off to nothing.
+On an interval of length L inside a periodic box of length T the functions :math:`e^{2 \pi i k x / T}`, ``|k| <= K``,
+are nearly dependent: of N = 2 K + 1 directions about N L / T are seen from the interval, and the rest fall off to zero.
 Slepian's vectors diagonalise the Gram matrix of the interval, a sinc, and are eigenvectors of a tridiagonal matrix as
 well, from which they are computed without loss [1]_.  In their coordinates the features are orthonormal on the
 interval, so that least squares with evenly scattered samples is well conditioned.
@@ -9,8 +9,8 @@ interval, so that least squares with evenly scattered samples is well conditione
 Notation  N = 2 K + 1 modes; W = L / (2 T) half the time-bandwidth product over N; v (N,) a Slepian vector, even or odd;
           sigma its function's root mean square on the interval; psi = sum_k v_k e^{ik x} / sigma.
 Cost      one tridiagonal eigenproblem, N^2; N r numbers are kept, r about N L / T + 10.
-Pitfalls  A direction of size sigma is a cancellation that loses eps / sigma; beyond `cut` it is dropped, which costs the
-          fit cut times the norm of its modes.
+Pitfalls  A direction of size sigma is a cancellation that loses eps / sigma; beyond `cut` it is dropped, which costs
+          the fit cut times the norm of its modes.
 
 References
 ----------
