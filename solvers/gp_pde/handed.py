@@ -1,8 +1,8 @@
-r"""What one slab of time hands to the next: u at its end, on the features of space, without the noise of its last digits.
+r"""What one slab of time hands to the next: u at its end, without the noise of its last digits.
 
-The mean of a slab is exact in features that are richer than it needs; taken over as it stands, each slab would need more
-than the last, for nothing but rounding.  Here u at one time is projected on orthonormal features of space, and what
-lies in the plateau of its coefficients is left out.
+The mean of a slab is exact in features that are richer than it needs; taken over as it stands, each slab would need
+more than the last, for nothing but rounding.  Here u at one time is projected on orthonormal features of space, and
+what lies in the plateau of its coefficients is left out.
 
 Notation  d - 1 space dimensions; theta coefficients on the product of their features.
 """
@@ -14,9 +14,10 @@ import math
 import numpy as np
 import torch
 
-from sciml.solvers.gp_pde.conditions import Periodic
+from sciml.solvers.gp_pde.conditions import Dirichlet, Neumann, Periodic
 from sciml.solvers.gp_pde.fast_diagonal import mode
 from sciml.solvers.gp_pde.features import AxisBasis, ProductBasis
+from sciml.solvers.gp_pde.functions import PointFunction
 
 __all__ = ["Handed", "bubbles", "project"]
 
@@ -66,7 +67,7 @@ class Handed:
         return float(torch.linalg.norm(self.theta)) / math.sqrt(volume)
 
 
-def project(pde, function, dim, counts, accuracy=0.0, floor=1e-14):
+def project(pde, function, dim, counts, *, accuracy=0.0, scale=0.0, floor=1e-14):
     """Project a function of space on its features and leave its noise out.
 
     Parameters
@@ -81,6 +82,9 @@ def project(pde, function, dim, counts, accuracy=0.0, floor=1e-14):
         Features that hold the function, along each dimension of space.
     accuracy : float
         Relative error of the function: at most a tenth of it is left out.
+    scale : float
+        Root-mean-square size beside which the function is to be seen, if larger than its own: at some times all of u
+        is rounding.
     floor : float
         Relative size below which coefficients are rounding in any case.
 
@@ -97,13 +101,17 @@ def project(pde, function, dim, counts, accuracy=0.0, floor=1e-14):
         wraps = any(isinstance(c, Periodic) and c.dim % pde.n_dims == j for c in pde.conditions)
         axes.append(AxisBasis(a, b, (), n // 2 + 1 if wraps else n, (), wraps))
     T = _coefficients(function, axes, others, pde.n_dims)
+    volume = math.prod(b - a for j, (a, b) in enumerate(pde.domain.bounds) if j != dim)
+    scale = scale * math.sqrt(volume / max(1, T.numel()))
     kept = []
     for j, axis in enumerate(axes):
         size = T.abs().movedim(j, 0).reshape(T.shape[j], -1).amax(dim=1)
         if axis.periodic:
             m = axis.n_base
             size = torch.cat([size[:1], torch.maximum(size[1:m], size[m:])])
-        envelope = torch.flip(torch.cummax(torch.flip(size, [0]), 0).values, [0]) / max(float(size.max()), 1e-300)
+        envelope = torch.flip(torch.cummax(torch.flip(size, [0]), 0).values, [0]) / max(
+            float(size.max()), scale, 1e-300
+        )
         plateau = float(envelope[int(0.8 * len(envelope))])
         cut = min(max(floor, 2 * plateau), max(0.1 * accuracy, floor))
         kept.append(max(4, int((envelope > cut).sum())))
@@ -115,7 +123,40 @@ def project(pde, function, dim, counts, accuracy=0.0, floor=1e-14):
             index = torch.cat([index, torch.arange(axis.n_base, axis.n_base + n - 1)])
         T = T.index_select(j, index.to(T.device))
         short.append(AxisBasis(axis.lower, axis.upper, (), n, (), axis.periodic))
+    for j, (axis, along) in enumerate(zip(short, others, strict=True)):
+        rows = [] if axis.periodic else _zero_ends(pde, along)
+        if rows and axis.n_base > len(rows) + 2:  # what is left of met end conditions would grow from slab to slab
+            T = T - mode(mode(T, _end_rows(axis, rows), j), _lift(axis, rows), j)
     return Handed(ProductBasis(tuple(short)), T.reshape(-1), others, accuracy)
+
+
+def _zero_ends(pde, j):
+    """Ends of an axis on which all unknowns, or all their slopes, vanish: (end, order of the derivative)."""
+    rows: dict = {}
+    for condition in pde.conditions:
+        if not isinstance(condition, Dirichlet | Neumann) or callable(condition.where):
+            continue
+        g = PointFunction("g", condition.g, pde.n_dims)
+        for dim, end in pde.faces_of(condition) if g.constant == 0.0 else ():
+            if dim == j:
+                key = end, int(isinstance(condition, Neumann))
+                rows[key] = rows.get(key, 0) + 1
+    return sorted(key for key, n in rows.items() if n == pde.n_unknowns)
+
+
+def _end_rows(axis, rows):
+    """Values or slopes of the features at ends, (e, r)."""
+    spots = torch.tensor([axis.lower, axis.upper], dtype=torch.float64)
+    both = [axis.evaluate(spots, order) for order in (0, 1)]
+    return torch.stack([both[order][end] for end, order in rows])
+
+
+def _lift(axis, rows):
+    """The lowest polynomials with given values or slopes at ends, (r, e)."""
+    low = torch.eye(axis.n_base, len(rows) + 2, dtype=torch.float64)
+    E = _end_rows(axis, rows) @ low
+    size = torch.linalg.norm(E, dim=1, keepdim=True)
+    return low @ torch.linalg.pinv(E / size) / size.T
 
 
 def _coefficients(function, axes, others, d):
