@@ -32,7 +32,7 @@ __all__ = ["choose_matern", "evidence_part"]
 
 N_EVIDENCE = 500  # functionals whose evidence is asked
 STARTS = np.log([0.05, 0.15, 0.4, 1.0])  # common lengthscales to begin with, in sides of the box
-BOUNDS = math.log(1e-3), math.log(30.0)
+SHORTEST = 1e-3  # lengthscale, in sides of the box
 
 
 def evidence_part(F, y, noise):
@@ -63,7 +63,7 @@ def evidence_part(F, y, noise):
     return F.take(index), y[index], noise[index]
 
 
-def choose_matern(F, y, noise, sides, smoothness, *, known_noise=False, start=None, lengths=None):
+def choose_matern(F, y, noise, sides, smoothness, *, known_noise=False, start=None, lengths=None, longest=4.0):
     """Maximise the evidence over smoothness and lengthscales.
 
     Parameters
@@ -82,6 +82,8 @@ def choose_matern(F, y, noise, sides, smoothness, *, known_noise=False, start=No
         An earlier choice, which is refined instead of beginning anew.
     lengths : numpy.ndarray, shape (d,), optional
         Lengthscales, where they are given.
+    longest : float
+        Bound on the lengthscales, in sides of the box.
 
     Returns
     -------
@@ -98,7 +100,7 @@ def choose_matern(F, y, noise, sides, smoothness, *, known_noise=False, start=No
 
     def value(x, p):
         own = x[:d] if given is None else given
-        inside = np.clip(own, *BOUNDS) if given is None else own
+        inside = np.clip(own, math.log(SHORTEST), math.log(longest)) if given is None else own
         k = RadialFunction("matern", sides * np.exp(inside), math.exp(2 * x[-1]) if known_noise else 1.0, p=p)
         try:
             found = condition_dense(k, F, y / unit, noise / unit**2)

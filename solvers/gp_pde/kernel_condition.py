@@ -36,7 +36,9 @@ from sciml.solvers.gp_pde.sparse_cholesky import InverseCholesky
 
 __all__ = ["Conditioned", "condition_dense", "condition_iteratively", "scaled_cholesky"]
 
+ITERATIVE_NUGGET = 1e-12  # of the unit diagonal: keeps the small factors of the preconditioner positive
 LARGEST_NUGGET = 1e-4  # of the unit diagonal: beyond, the data are no longer met
+KEPT = 1.75 * 2**30  # bytes of Gram rows that are kept at most: all of them for 21,000 functionals
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Conditioned:
     root : torch.Tensor, optional
         Lower Cholesky factor of D G D + R, dense only.
     correction : torch.Tensor, optional
-        What one more step of the preconditioner would add to theta: a gauge of the iteration's error.
+        What some more iterations would add to theta: a gauge of the iteration's error.
     """
 
     theta: torch.Tensor
@@ -209,7 +211,7 @@ def condition_iteratively(
     noise : torch.Tensor, shape (n,)
         Variances of the values, squared units of each.
     nugget : float
-        Added to the unit diagonal.
+        Added to the unit diagonal, at least 1e-12, and tenfold until the preconditioner's factors succeed.
     tol : float
         Bound on the relative residual in scaled units.
     max_iter : int
@@ -239,10 +241,19 @@ def condition_iteratively(
         memory=memory,
     )
     scale = _scale(covariance, F)
-    shift = noise * scale**2 + nugget
     lengths = np.array(getattr(covariance, "lengthscale", np.ones(F.groups[0].X.shape[1])))
-    M = InverseCholesky(covariance, F, scale, shift.clamp(min=1e-12), n_neighbours, lengths)
-    product = GramProduct(covariance, F, keep=int(0.6 * memory), products=max_iter, engine=engine, memory=memory)
+    M, nugget = None, max(nugget, ITERATIVE_NUGGET)
+    while M is None:
+        shift = noise * scale**2 + nugget
+        try:
+            M = InverseCholesky(covariance, F, scale, shift, n_neighbours, lengths)
+        except NotPositiveDefiniteError:
+            nugget = float(f"{10 * nugget:.12g}")
+            if nugget > LARGEST_NUGGET:
+                raise
+    product = GramProduct(
+        covariance, F, keep=int(min(0.6 * memory, KEPT)), products=max_iter, engine=engine, memory=memory
+    )
 
     def apply(v):
         v = v[:, 0] if v.ndim == 2 else v
@@ -252,16 +263,18 @@ def condition_iteratively(
     loop = cg(apply, b, M=M, tol=tol, max_iter=max_iter, on_failure="ignore")
     w = loop.value
     rest = b - apply(w)
+    # A few more steps from the residual tell what the answer lacks; one step of the preconditioner would not.
+    more = cg(apply, rest, M=M, tol=0.1, max_iter=min(20, max_iter), on_failure="ignore").value
     size = float(b.norm()) or 1.0
     quadratic = max(float(w @ b), 0.0)
     return Conditioned(
         w * scale,
         scale,
-        max(nugget, M.nugget if M.nugget > 1e-12 else nugget),
+        nugget,
         quadratic,
         _evidence(quadratic, M.logdet, scale, n),
         residual=float(rest.norm()) / size,
         n_iter=loop.n_iter,
         solver="inverse-cholesky-cg",
-        correction=M(rest) * scale,
+        correction=more * scale,
     )

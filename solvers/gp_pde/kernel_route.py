@@ -47,7 +47,8 @@ from sciml.validation import check_number, check_option
 __all__ = ["KernelMethod", "kernel_steps", "route"]
 
 DENSE = 5500  # functionals up to which the factorisation is dense: 480 MB
-ROUGHEST_STEPS = 3  # smoothness p is sought from m to m + 3 for an equation of order m
+N_SMOOTHNESS = 4  # smoothness p is sought from m to m + 3 for an equation of order m
+LONGEST = 4.0  # lengthscale, in sides of the box: towards the flat limit the evidence is level and rounding grows
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class KernelMethod:
     nugget : float
         Where the nugget starts, relative to the diagonal. Default 1e-14, which costs no accuracy (1e-6 would).
     n_neighbours : int, optional
-        Of the preconditioner; None (the default) takes 40 p - 20 in two dimensions, which grows with the smoothness.
+        Of the preconditioner; None (the default) takes 30 p - 10 in two dimensions: the smoother, the more.
     max_iter : int
         Iterations of conjugate gradients, default 200.
     engine : str
@@ -311,25 +312,25 @@ class _Problem:
 
     def kernel(self, F, y, noise):
         """The kernel of a rung: the one given, or the Matern kernel of largest evidence."""
-        if self.options.kernel is not None:
+        o, m, known = self.options, max(self.pde.order, 1), self.known_noise
+        if o.kernel is not None or (self.fixed and self.covariance is not None):
             return self.covariance
-        o, m = self.options, max(self.pde.order, 1)
+        if self.fixed:  # one kernel for all rungs, so that their differences tell of the points alone
+            F, y, noise = self.functionals(self.sizes[-1])
+        smoothness = list(range(m, m + N_SMOOTHNESS))
+        if self._iterates(F):
+            smoothness.pop()  # it would take too many neighbours
         if o.smoothness is not None:
             smoothness = [round(o.smoothness - 0.5)]
-        else:
-            smoothness = list(range(m, m + ROUGHEST_STEPS + 1))
-            if self._iterates(F):
-                smoothness = smoothness[:2]  # beyond, the preconditioner would take too many neighbours
-        part, lengths, known = evidence_part(F, y, noise), None, self.known_noise
-        if o.lengthscale is not None:
-            lengths = np.broadcast_to(np.asarray(o.lengthscale, float), (self.d,))
-            if o.smoothness is not None and not known:
-                return RadialFunction("matern", lengths, p=smoothness[0])
+        lengths = None if o.lengthscale is None else np.broadcast_to(np.asarray(o.lengthscale, float), (self.d,))
+        if lengths is not None and len(smoothness) == 1 and not known:
+            return RadialFunction("matern", lengths, p=smoothness[0])
+        part = evidence_part(F, y, noise)
         if self.covariance is not None and len(part[0]) < len(self.rungs[-1].posterior.F):
-            if self.covariance.p in smoothness:
-                return self.covariance  # the evidence would be asked of no more data than last time
-            self.covariance = None
-        options = {"known_noise": known, "start": self.covariance, "lengths": lengths}
+            return self.covariance  # the evidence would be asked of no more data than last time
+        # Near the flat limit rounding decides, and an iteration stalls.
+        longest = 1.0 if self._iterates(F) else LONGEST
+        options = {"known_noise": known, "start": self.covariance, "lengths": lengths, "longest": longest}
         self.covariance, _ = choose_matern(*part, self.sides, smoothness, **options)
         return self.covariance
 
@@ -350,7 +351,7 @@ class _Problem:
         common = {"nugget": o.nugget, "memory": call.budget}
         if self._iterates(F):
             p = getattr(k, "p", 4)
-            neighbours = o.n_neighbours or {1: 10 * p + 10, 2: 40 * p - 20}.get(self.d, 60 * p - 20)
+            neighbours = o.n_neighbours or {1: 10 * p + 10, 2: 30 * p - 10}.get(self.d, 40 * p - 10)
             common |= {"max_iter": o.max_iter, "n_neighbours": neighbours, "engine": o.engine}
             common |= {"tol": float(np.clip(1e-2 * call.tol, 1e-11, 1e-7))}
             found = condition_iteratively(k, F, y / unit, noise / unit**2, **common)

@@ -139,6 +139,20 @@ class RadialFunction(Covariance):
         total = common * total
         return total if self.variance == 1.0 else total * self.variance
 
+    def line(self, r, order):
+        """The derivatives 0, ..., order on a line, of differences r; the exponential is shared."""
+        scale = (math.sqrt(2 * self.p + 1) if self.family == "matern" else 1.0) / self.lengthscale[0]
+        t = r * scale
+        q = t * t
+        common, factors = self._profile(q, range(order + 1))
+        powers = _Powers([t], [q], q)
+        out = []
+        for n in range(order + 1):
+            polynomials = _radial_polynomials({(n,): self.variance}, [scale])
+            parts = [powers.combine(c) * factors[k] for k, c in polynomials.items()]
+            out.append(common * sum(parts[1:], parts[0]))
+        return out
+
     def _profile(self, q, orders):
         """The derivatives f^(k)(q) as a common factor and one factor for each k."""
         if self.family == "gaussian":
@@ -311,10 +325,8 @@ class Mixture(Covariance):
         if rho == 0:
             return [1.0] + [0.0] * order
         if self.envelope == "gaussian":
-            line = RadialFunction("gaussian", [1 / (math.sqrt(2) * rho)])
-        else:
-            line = RadialFunction("matern", [1 / rho], p=2)
-        return [line.derivatives([r], {(n,): 1.0}) for n in range(order + 1)]
+            return RadialFunction("gaussian", [1 / (math.sqrt(2) * rho)]).line(r, order)
+        return RadialFunction("matern", [1 / rho], p=2).line(r, order)
 
 
 class SumOfTwo(Covariance):
