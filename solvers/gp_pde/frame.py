@@ -222,7 +222,9 @@ class _Fits:
         r, stale = y, 0
         for _ in range(12):
             wider = find_band(X, r, self.box, K, ratio, self.limit)
-            if wider == list(K):
+            if wider == list(K) and best < 0.01:
+                break
+            if wider == list(K):  # nothing stands out: the spectrum falls slowly
                 wider = [min(t, math.ceil(1.2 * k) + 3) for k, t in zip(K, self.limit, strict=True)]
             if wider == list(K):
                 break
@@ -240,11 +242,14 @@ class _Fits:
         self.K = [min(t, k + 2) for k, t in zip(self.K, self.limit, strict=True)]
 
     def first(self):
-        """The fit to all samples but those held out, in a band that is widened while that pays."""
+        """The fit to all samples but those held out, in a band that is widened while that pays.
+
+        A wider band than needed harms: its directions peak in corners, where samples are few.
+        """
         fitted = self.fit(0, self.n, self.K, self.options.ratio)
         self.error, self.largest = self.miss(fitted)
         for _ in range(4):
-            wider = [min(t, math.ceil(1.06 * k) + 2) for k, t in zip(self.K, self.limit, strict=True)]
+            wider = [min(t, math.ceil(1.04 * k) + 1) for k, t in zip(self.K, self.limit, strict=True)]
             if self.error < min(0.01 * self.call.tol, 1e-10) or wider == self.K or not self.size:
                 break
             trial = self.fit(0, self.n, wider, self.options.ratio)

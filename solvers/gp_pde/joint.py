@@ -13,8 +13,9 @@ level of rounding does not mind, as long as the coefficients stay moderate [1]_.
 Notation  d dimensions; omega (Q, d) frequency vectors, one of each pair +-omega; k wave number; R radius of the domain
           about the centre of its box; n angular orders that a ring resolves, k R + c (k R)^(1/3).
 Cost      P = 2 n features in two dimensions (n + 1)^2 in three; the wave number enters once or twice, not as a volume.
-Pitfalls  Waves that are entire cannot carry a singularity: a point source at a distance below about 0.1 of the domain,
-          or one inside a notch or a hole, needs coefficients so large that rounding shows; the certificate tells.
+Pitfalls  Waves that are entire carry a singularity badly: a point source at a distance below about 0.1 of the domain,
+          or in a notch, needs coefficients so large that rounding shows; the certificate tells.  Fields around holes
+          get `multipoles`, in the plane.
           Boundary data must resolve the waves: some `n_boundary` points on each face.
 
 References
@@ -36,6 +37,7 @@ import torch
 from sciml.solvers.gp_pde import plan as plans
 from sciml.solvers.gp_pde.features import JointBasis
 from sciml.solvers.gp_pde.frequencies import find_carriers
+from sciml.solvers.gp_pde.multipoles import Multipoles, find_holes
 from sciml.solvers.gp_pde.plan import Plan
 from sciml.solvers.gp_pde.points import interior_points
 
@@ -57,14 +59,26 @@ class WaveBasis(JointBasis):
         As for `JointBasis`.
     n_waves : int
         How many of the last carriers are pure waves, with one envelope term each.
+    multipoles : tuple of Multipoles
+        Waves out of holes of the domain, after all others.
     """
 
     n_waves: int = 0
+    multipoles: tuple = ()
+
+    @property
+    def n_features(self) -> int:
+        """Number of features P."""
+        return JointBasis.n_features.fget(self) + self._n_outgoing
+
+    @property
+    def _n_outgoing(self):
+        return sum(m.n_features for m in self.multipoles)
 
     @property
     def n_boundary(self) -> int:
         """Points that each face of a box needs, so that boundary data determine the waves twice over."""
-        return math.ceil(2 * self.n_waves / self.n_dims) + 20 if self.n_waves else 0
+        return math.ceil((2 * self.n_waves + 1.5 * self._n_outgoing) / self.n_dims) + 20
 
     def evaluate(self, X: torch.Tensor, alpha) -> torch.Tensor:
         """Evaluate the derivative `alpha` of every feature at X (n, d); shape (n, P)."""
@@ -78,7 +92,34 @@ class WaveBasis(JointBasis):
             factor = factor * omega[:, j] ** a
         cos, sin = torch.cos(phase) * factor, torch.sin(phase) * factor
         even, odd = [(cos, sin), (-sin, cos), (-cos, -sin), (sin, -cos)][sum(alpha) % 4]
-        return torch.cat([others.evaluate(X, alpha), torch.stack([even, odd], dim=2).flatten(1)], dim=1)
+        waves = torch.stack([even, odd], dim=2).flatten(1)
+        return torch.cat([others.evaluate(X, alpha), waves, *(m.evaluate(X, alpha) for m in self.multipoles)], dim=1)
+
+    def state(self) -> dict:
+        """Plain values that rebuild it."""
+        return {
+            "lower": [float(v) for v in self.lower],
+            "upper": [float(v) for v in self.upper],
+            "omega": np.asarray(self.omega).tolist(),
+            "n_base": [int(m) for m in self.n_base],
+            "n_envelope": [int(m) for m in self.n_envelope],
+            "n_waves": int(self.n_waves),
+            "multipoles": [[list(m.centre), m.radius, m.wave_number, int(m.orders)] for m in self.multipoles],
+        }
+
+    @classmethod
+    def from_state(cls, state) -> WaveBasis:
+        """The basis of `state`."""
+        d = len(state["lower"])
+        return cls(
+            tuple(state["lower"]),
+            tuple(state["upper"]),
+            np.reshape(state["omega"], (-1, d)),
+            tuple(state["n_base"]),
+            tuple(state["n_envelope"]),
+            int(state["n_waves"]),
+            tuple(Multipoles(tuple(c), float(r), float(k), int(n)) for c, r, k, n in state["multipoles"]),
+        )
 
 
 def joint_plan(pde, *, rng, frequencies=None, max_features=4000, max_frequency=None):
@@ -120,6 +161,8 @@ def joint_plan(pde, *, rng, frequencies=None, max_features=4000, max_frequency=N
         return inner
     size = _radius(pde, root, rng)
     inner = _source_plan(pde, rng, frequencies, max_features, max_frequency, plain=True, short=size < SHORT)
+    round_waves = pde.n_dims == 2 and np.allclose(root, root[0, 0] * np.eye(2), rtol=1e-12)
+    holes = find_holes(pde.domain) if round_waves and pde.domain is not pde.domain.box else []
 
     def sized(level, first):
         source = inner.rungs(level)
@@ -134,6 +177,10 @@ def joint_plan(pde, *, rng, frequencies=None, max_features=4000, max_frequency=N
             source.n_base,
             tuple(source.n_envelope) + (1,) * len(ring),
             n_waves=len(ring),
+            multipoles=tuple(
+                Multipoles(centre, near, root[0, 0], math.ceil(root[0, 0] * far) + 8 + 5 * level)
+                for centre, near, far in holes
+            ),
         )
         return basis if basis.n_features <= max_features else None
 
@@ -141,6 +188,7 @@ def joint_plan(pde, *, rng, frequencies=None, max_features=4000, max_frequency=N
         (c for c in (6 if size < SHORT else 3, 2, 1, 0, -1) if sized(1, c) is not None), 3
     )  # two rungs at least
     what = f"{len(inner.carriers)} carriers of the source" if inner.carriers else "a smooth source"
+    what += f"; multipoles in {len(holes)} holes" if holes else ""
     why = f"waves of the operator's own in all directions, {size:.3g} rad from the centre to the edge; {what}"
     plan = Plan("collocation", why, lambda level: sized(level, first), inner.carriers, alias=inner.alias)
     plan.resolved, plan.gap = inner.resolved, inner.gap

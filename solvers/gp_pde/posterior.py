@@ -275,6 +275,8 @@ def basis_state(basis) -> dict:
                 for a in basis.axes
             ],
         }
+    if hasattr(basis, "state"):  # plane waves and multipoles
+        return {"kind": "waves"} | basis.state()
     return {
         "kind": "joint",
         "lower": [float(v) for v in basis.lower],
@@ -289,6 +291,8 @@ def basis_from_state(state: dict):
     """The basis of `basis_state`."""
     if state["kind"] == "system":
         return SystemBasis(tuple(basis_from_state(part) for part in state["parts"]))
+    if state["kind"] == "waves":
+        return importlib.import_module("sciml.solvers.gp_pde.joint").WaveBasis.from_state(state)
     if state["kind"] == "product":
         return ProductBasis(
             tuple(
