@@ -123,7 +123,7 @@ class Certificate:
         scale = self._scale_of_source(f)
         self.residual_rms, self.residual_max = float(np.sqrt(np.mean(r**2))) / scale, float(np.abs(r).max()) / scale
 
-    def finish(self, rung, rungs):
+    def finish(self, rung):
         """Complete the certificate of the solution that is returned."""
         p = rung.posterior
         self.boundary = self._boundary(p)
@@ -138,8 +138,14 @@ class Certificate:
             self.residual_max = max(self.residual_max, largest)
             if not known:
                 rung.estimate = max(rung.estimate, change)
-        dense = [r for r in rungs if r.n_iter == 0 and len(r.posterior.index) == len(r.posterior.F)]
-        self.singularity = self._singularity(dense[-1].posterior) if dense else math.inf
+        if rung.n_iter == 0:
+            self.singularity = self._singularity(p)
+
+    def retire(self, rung, last):
+        """Let go of the factor of a rung that is compared with no more; the last dense one tells of singularity."""
+        if last and rung.n_iter == 0:
+            self.singularity = self._singularity(rung.posterior)
+        rung.posterior.forget()
 
     def _boundary(self, posterior):
         """Relative residual of the conditions at fresh points."""

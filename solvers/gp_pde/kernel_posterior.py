@@ -105,6 +105,10 @@ class KernelPosterior(Posterior):
             self._root, _ = scaled_cholesky(G, scale, self.noise[self.index] * scale**2, self.nugget)
         return self._root, scale
 
+    def forget(self):
+        """Let go of the factor; it is made anew when asked for."""
+        self._root = None
+
     def apply(self, X, terms):
         """``sum_alpha c_alpha d^alpha u`` at X, a tensor (n, d); c floats or arrays (n,)."""
         if X.requires_grad and torch.is_grad_enabled():

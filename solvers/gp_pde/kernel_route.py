@@ -179,7 +179,7 @@ def route(pde, call, options):
         )
         rung = loop.value
         certificate = problem.certificate
-        certificate.finish(rung, problem.rungs)
+        certificate.finish(rung)
         status, reason = verdict(pde, call, certificate, rung)
     seconds = {"total": time.perf_counter() - started}
     return _result(pde, call, problem, rung, loop, status, reason, seconds)
@@ -346,6 +346,8 @@ class _Problem:
             return None
         k = self.kernel(F, y, noise)
         F.check(k)
+        if self.rungs:
+            self.certificate.retire(self.rungs[-1], last=self._iterates(F))
         # Data of any size: squares neither underflow nor overflow. Noise and amplitude fix the unit themselves.
         unit = 1.0 if self.known_noise else float(y.abs().max()) or 1.0
         common = {"nugget": o.nugget, "memory": call.budget}

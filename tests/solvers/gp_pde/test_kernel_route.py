@@ -321,11 +321,11 @@ def test_neighbours_are_the_nearest_before():
         assert set(found[i][found[i] >= 0].tolist()) == expected
 
 
-def square_system(n=300, seed=0, p=2, operator=LAPLACE):
-    """Poisson on the square: functionals, data and the solution."""
+def square_system(n=300, n_side=25, seed=0, p=2, operator=LAPLACE):
+    """Poisson on the square: functionals, 4 n_side of them on the boundary, data and the solution."""
     u = Solution((1.0, tone(3.0), tone(2.0, 1.0)), (0.5, growth(1.0), power(2)))
     rng = np.random.default_rng(seed)
-    t = np.sort(0.5 - 0.5 * np.cos(np.pi * rng.random(40)))
+    t = np.sort(0.5 - 0.5 * np.cos(np.pi * rng.random(n_side)))
     B = np.concatenate([np.c_[t, 0 * t], np.c_[t, 0 * t + 1], np.c_[0 * t, t], np.c_[0 * t + 1, t]])
     X = rng.random((n, 2))
     F = Functionals([FunctionalGroup(tensor(B), {(0, 0): 1.0}), FunctionalGroup(tensor(X), operator)])
@@ -334,7 +334,7 @@ def square_system(n=300, seed=0, p=2, operator=LAPLACE):
 
 
 def test_with_all_neighbours_the_factor_is_the_inverse():
-    F, y, k, _ = square_system(60)
+    F, y, k, _ = square_system(60, 8)
     noise, scale = torch.full((len(F),), 1e-10, dtype=torch.float64), gram_diagonal(k, F).rsqrt()
     M = InverseCholesky(k, F, scale, noise, 500, np.ones(2))
     A = gram(k, F) * scale[:, None] * scale + torch.diag(noise)
@@ -344,9 +344,9 @@ def test_with_all_neighbours_the_factor_is_the_inverse():
 
 
 def test_more_neighbours_take_fewer_iterations_and_none_do_not_arrive():
-    F, y, k, _ = square_system(400)
+    F, y, k, _ = square_system(250)
     noise = torch.zeros_like(y)
-    counts = [condition_iteratively(k, F, y, noise, tol=1e-8, n_neighbours=m).n_iter for m in (8, 30, 100)]
+    counts = [condition_iteratively(k, F, y, noise, tol=1e-8, n_neighbours=m).n_iter for m in (8, 25, 70)]
     assert counts[0] > counts[1] > counts[2]
     assert counts[2] < 40
     bare = condition_iteratively(k, F, y, noise, tol=1e-8, n_neighbours=1, max_iter=100)
@@ -357,16 +357,16 @@ def test_more_neighbours_take_fewer_iterations_and_none_do_not_arrive():
 
 
 def test_dense_and_iterative_agree():
-    F, y, k, u = square_system(400)
+    F, y, k, u = square_system(250)
     noise, Z = torch.zeros_like(y), spots(SQUARE, 200)
     K = cross_gram(k, Functionals([FunctionalGroup(tensor(Z), {(0, 0): 1.0})]), F)
     dense = condition_dense(k, F, y, noise, nugget=1e-12)
-    found = condition_iteratively(k, F, y, noise, tol=1e-11, n_neighbours=100)
+    found = condition_iteratively(k, F, y, noise, tol=1e-11, n_neighbours=60)
     assert found.residual < 1e-10
     assert torch.allclose(K @ found.theta, K @ dense.theta, rtol=0, atol=1e-7)
     assert np.linalg.norm((K @ dense.theta).numpy() - u(Z)) < 2e-2 * np.linalg.norm(u(Z))
     assert found.log_evidence == pytest.approx(dense.log_evidence, abs=20)  # the determinant is approximate
-    partly = condition_iteratively(k, F, y, noise, tol=1e-11, n_neighbours=100, memory=150_000_000)
+    partly = condition_iteratively(k, F, y, noise, tol=1e-11, n_neighbours=60, memory=150_000_000)
     assert torch.allclose(K @ partly.theta, K @ dense.theta, rtol=0, atol=1e-7)
 
 
@@ -374,7 +374,7 @@ def test_left_out_residuals_are_those_of_solving_without_the_datum():
     F, y, k, _ = square_system(50)
     noise = torch.full_like(y, 1e-4)
     found = condition_dense(k, F, y, noise, left_out=True)
-    for i in (3, 170, 205):
+    for i in (3, 110, 145):
         rest = torch.tensor([j for j in range(len(F)) if j != i])
         one = condition_dense(k, F.take(rest), y[rest], noise[rest])
         predicted = cross_gram(k, F.take(torch.tensor([i])), F.take(rest)) @ one.theta
@@ -424,9 +424,9 @@ def test_the_part_for_the_evidence_keeps_every_group():
     part, values, noise = evidence_part(F, y, 0 * y)
     assert 450 < len(part) <= 504
     assert len(part.sizes) == 2
-    assert part.sizes[0] > 50
+    assert part.sizes[0] == 50
     assert len(values) == len(noise) == len(part)
-    assert torch.equal(values[-5:], y[160 + part.sizes[1] - 5 : 160 + part.sizes[1]])
+    assert torch.equal(values[-5:], y[100 + part.sizes[1] - 5 : 100 + part.sizes[1]])
 
 
 # ---------------------------------------------------------------- the published numbers
@@ -522,7 +522,7 @@ def test_every_condition_with_a_certificate_that_holds(kind):
     pde, u = smooth(kind)
     length = np.sqrt(np.ones(pde.n_dims))
     tol = 1e-3
-    sol = solve(pde, tol, smoothness=4.5, lengthscale=tuple(length), n_points=320)
+    sol = solve(pde, tol, smoothness=4.5, lengthscale=tuple(length), n_points=240)
     error = u.error(sol, spots(pde.domain, 300))
     assert sol.status == "converged"
     assert error <= min(10 * sol.error_estimate, tol)
@@ -614,7 +614,7 @@ def test_units_of_u_and_x_do_not_matter():
 def test_the_iterative_route_agrees_and_says_when_it_stalls():
     pde, u = smooth("neumann")
     X = spots(SQUARE, 200)
-    options = {"n_points": 300, "smoothness": 2.5, "lengthscale": 0.6}
+    options = {"n_points": 200, "smoothness": 2.5, "lengthscale": 0.6}
     dense, found = solve(pde, 5e-2, **options), solve(pde, 5e-2, solver="iterative", **options)
     assert found.report["solver"] == "inverse-cholesky-cg"
     assert found.report["iterations"] > 3
