@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg import solve_sylvester
+from scipy.linalg import schur, solve_sylvester
 
 from sciml.solvers.gp_pde.conditions import Dirichlet, Initial, Neumann, Periodic, Robin, apply_mask, named_faces
 from sciml.solvers.gp_pde.domain import Box
@@ -226,7 +226,7 @@ class KroneckerSum:
 
     def __init__(self, pde, basis, axes, ends, device="cpu"):
         d = basis.n_dims
-        self.refused = None
+        self.refused = self._shifted = None
         self.pieces = pieces = [_axis(basis.axes[j], axes[j], ends[j], device) for j in range(d)]
         for j, piece in enumerate(pieces):
             if isinstance(piece, str):
@@ -285,29 +285,32 @@ class KroneckerSum:
 
     def solve(self, F):
         """Free coefficients W with the operator's image F, with zero conditions."""
-        W = _kronecker_solve(self.pieces, self.total, self.ratio, self.skew, F)
+        W = self._once(F)
         if max(p.condition for p in self.pieces) > 1:  # rounding of eigenvectors that are not orthogonal: refine once
             left = F - sum(mode(W, p.B, j) for j, p in enumerate(self.pieces))
-            W = W + _kronecker_solve(self.pieces, self.total, self.ratio, self.skew, left)
+            W = W + self._once(left)
         return W
 
-
-def _kronecker_solve(pieces, total, ratio, skew, F):
-    """Solve ``sum_j B_j W = F``: axes in `skew` as they stand, the others by eigenvalues, zero ones dropped."""
-    if len(skew) > 1:
-        return _sylvester([p.B for p in pieces], F)
-    W = F.to(total.dtype) if total.is_complex() else F
-    straight = [j for j in range(len(pieces)) if j not in skew]
-    for j in straight:
-        W = mode(W, pieces[j].V_inverse.to(W.dtype), j)
-    if skew:
-        W = _shifted(pieces[skew[0]].B, [pieces[j].eigenvalues for j in straight], W, skew[0])
-    else:
-        kept = ratio > 1e-13
-        W = torch.where(kept, W / torch.where(kept, total, torch.ones_like(total)), torch.zeros_like(W))
-    for j in straight:
-        W = mode(W, pieces[j].V.to(W.dtype), j)
-    return W.real if W.is_complex() else W
+    def _once(self, F):
+        """Axes close to parallel as they stand, the others by eigenvalues, zero ones dropped."""
+        pieces, skew = self.pieces, self.skew
+        if len(skew) > 1:
+            return _sylvester([p.B for p in pieces], F)
+        straight = [j for j in range(len(pieces)) if j not in skew]
+        W = F.to(torch.complex128) if any(pieces[j].V.is_complex() for j in straight) else F
+        for j in straight:
+            W = mode(W, pieces[j].V_inverse.to(W.dtype), j)
+        if skew:
+            if self._shifted is None:
+                self._shifted = _Shifted(pieces[skew[0]].B, [pieces[j].eigenvalues for j in straight], skew[0])
+            W = self._shifted(W)
+        else:
+            kept = self.ratio > 1e-13
+            inverse = torch.where(kept, 1 / torch.where(kept, self.total, torch.ones_like(self.total)), 0.0)
+            W = W * inverse
+        for j in straight:
+            W = mode(W, pieces[j].V.to(W.dtype), j)
+        return W.real if W.is_complex() else W
 
 
 @dataclass
@@ -381,21 +384,43 @@ def _projected_derivative(axis, order, x, U, Pi):
     return torch.outer(values[1], ends[1]) - torch.outer(values[0], ends[0]) - (slopes.T * weights) @ slopes
 
 
-def _shifted(B, lams, F, j):
-    """Solve (B + sum of the other axes' eigenvalues) w = f along axis j, for every combination of those."""
-    shift = lams[0] if lams else torch.zeros(1, dtype=B.dtype, device=B.device)
-    for lam in lams[1:]:
-        shift = (shift[:, None] + lam).reshape(-1)
-    T = torch.movedim(F, j, -1)
-    rows = T.reshape(-1, T.shape[-1])
-    dtype = torch.promote_types(rows.dtype, shift.dtype)
-    eye = torch.eye(len(B), dtype=dtype, device=B.device)
-    block = max(1, 4_000_000 // B.numel())
-    parts = [
-        torch.linalg.solve(B.to(dtype) + s[:, None, None] * eye, f.to(dtype)[:, :, None])[:, :, 0]
-        for s, f in zip(torch.split(shift, block), torch.split(rows, block), strict=True)
-    ]
-    return torch.movedim(torch.cat(parts).reshape(T.shape), -1, j)
+class _Shifted:
+    """Solve (B + sum of the other axes' eigenvalues) w = f along axis j, for every combination of those.
+
+    One Schur form B = Q T Q^H serves all: every shift leaves a triangular system.
+    """
+
+    KEPT = 20_000_000  # numbers of triangular matrices that are kept for the next right side
+
+    def __init__(self, B, lams, j):
+        shift = lams[0] if lams else torch.zeros(1, dtype=B.dtype, device=B.device)
+        for lam in lams[1:]:
+            shift = (shift[:, None] + lam).reshape(-1)
+        T, Q = schur(B.cpu().numpy(), output="complex")
+        self.T, self.Q = torch.as_tensor(T, device=B.device), torch.as_tensor(Q, device=B.device)
+        self.real = not shift.is_complex()
+        self.shifts = torch.split(shift, max(1, 4_000_000 // B.numel()))
+        self.j, self.kept = j, None
+        self.small = B.numel() * len(shift) <= self.KEPT
+
+    def _matrices(self, shift):
+        eye = torch.eye(len(self.T), dtype=self.T.dtype, device=self.T.device)
+        return self.T + shift[:, None, None] * eye
+
+    def __call__(self, F):
+        G = torch.movedim(F, self.j, -1)
+        rows = G.reshape(-1, G.shape[-1]).to(self.T.dtype) @ self.Q.conj()
+        if self.kept is None and self.small:
+            self.kept = [self._matrices(shift) for shift in self.shifts]
+        matrices = self.kept or (self._matrices(shift) for shift in self.shifts)
+        size = max(1, len(self.shifts[0]))
+        out = [
+            torch.linalg.solve_triangular(A, f[:, :, None], upper=True)[:, :, 0]
+            for A, f in zip(matrices, torch.split(rows, size), strict=True)
+        ]
+        W = torch.cat(out) @ self.Q.T
+        W = W.real if self.real and not F.is_complex() else W
+        return torch.movedim(W.reshape(G.shape), -1, self.j)
 
 
 def _sylvester(B, F):

@@ -129,7 +129,7 @@ def axis_needs(
     resolved = all(g.resolved for g in kept)
     own, growth = symbol_roots(pde, dim)
     length = max(length, 8, *(int(w * half) + 20 for w in own), *(int(6 + 4 * math.sqrt(g * half)) for g in growth))
-    moving = time_content(pde, rng) if time_dimension(pde) == dim else None
+    moving = time_content(pde, rng) if pde.is_linear and time_dimension(pde) == dim else None
     if moving is not None and moving.complete:  # what u does in time follows from its modes in space
         anchor = (pde.domain.box.lower + pde.domain.box.upper) / 2
         lines = [(trace, anchor) for trace in moving.traces(rng, 2 * half)]
