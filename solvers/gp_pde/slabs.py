@@ -253,7 +253,7 @@ class _March:
             if solution is not None:
                 slab = self.measured(solution, a, b, halvings)
                 estimate = solution.error_estimate
-                if solution.status == "converged" or estimate <= max(target, 2 * self.floor):
+                if solution.status == "converged" or estimate <= 2 * max(target, self.floor):
                     return slab
                 if solution.status in ("near_singular", "alias_warning") or self.rounds(solution):
                     return slab
@@ -280,10 +280,11 @@ class _March:
         """Solve a slab: where the slabs before went well, two bases are enough, and the ladder is climbed if not."""
         if self.slabs and self.call.max_iter is None and self.easy:
             solution = self.solve(pde, target, max_iter=0)
-            if solution.status == "converged":
+            near = solution.error_estimate <= 2 * target or self.rounds(solution)
+            if solution.status == "converged" or near:
                 return solution
             self.easy = False
-            return self.solve(pde, target)
+            return self.solve(pde, target, max_iter=3 if solution.error_estimate < 1e-6 else None)
         solution = self.solve(pde, target)
         self.easy = solution.status == "converged"
         return solution

@@ -45,6 +45,8 @@ from sciml.solvers.gp_pde.ladder import Context, explore_steps, solve_pde_steps
 from sciml.solvers.gp_pde.plan import make_plan, plan_from_solution
 from sciml.solvers.gp_pde.problem import PDE
 from sciml.solvers.gp_pde.result import PDESolution
+from sciml.solvers.gp_pde.slabs import slabs_needed, solve_slabs
+from sciml.solvers.gp_pde.time_axis import time_dimension
 from sciml.validation import check_number, check_option
 
 __all__ = ["solve_pde", "solve_pde_steps"]
@@ -226,7 +228,7 @@ def solve_pde(
         solution = route(pde, call, options)
     else:
         with thread_limit(1):  # a large rung asks for the others again
-            solution = _solve(pde, call)
+            solution = _solve(pde, call) if _slabs(pde, call) == 1 else solve_slabs(pde, call, _solve)
     if solution.status != "converged" and on_failure != "ignore":
         text = (
             f"solve_pde: status {solution.status} with error estimate {solution.error_estimate:.1e}, tol={tol:.0e}: "
@@ -252,6 +254,13 @@ def _route(pde, method, noise):
     if pde._observations is not None or noise is not None:
         return importlib.import_module("sciml.solvers.gp_pde.noisy").route, None, method
     return None, None, method
+
+
+def _slabs(pde, call):
+    """Number of slabs of time that the caller asks for, or that the problem needs."""
+    if call.slabs is None:
+        call.slabs = 1 if time_dimension(pde) is None else slabs_needed(pde, call.max_features)
+    return call.slabs
 
 
 def _solve(pde, call):
