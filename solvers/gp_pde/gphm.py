@@ -71,7 +71,7 @@ class GPHM:
         lambda_b, default 200; the paper takes 500 for advection.
     jitter : float
         Added to the variance at the nodes, units of u squared; default 1e-6. It bounds the condition number, and the
-        accuracy: conditioning exactly with a nugget of this size leaves errors of 2e-3 to 0.4.
+        accuracy: conditioning exactly with such a nugget leaves an error of 2e-3 on :math:`\sin 100x`, 3e-4 without.
     freeze : sequence of {"weight", "bandwidth", "frequency"}
         Parts of the kernel that are not learned; none by default. For ablations.
     log_determinant : bool
