@@ -34,7 +34,7 @@ from sciml.solvers.gp_pde.basis_choice import BasisChoice, corner_values
 from sciml.solvers.gp_pde.evidence import Evidence, HyperFit, StructuredPrior
 from sciml.solvers.gp_pde.parameter_model import LearnedFunction, ParameterModel, ParameterVector
 from sciml.solvers.gp_pde.parameter_report import report_parameters
-from sciml.solvers.gp_pde.parameter_search import Search, climb_steps, scan_grid
+from sciml.solvers.gp_pde.parameter_search import Density, Search, climb_steps, scan_grid
 from sciml.solvers.gp_pde.points import interior_points
 
 __all__ = ["LearnedFunction", "route"]
@@ -42,6 +42,7 @@ __all__ = ["LearnedFunction", "route"]
 logger = logging.getLogger(__name__)
 
 BROAD = 3.0  # prior sd of coefficients against the size of u, where the equation leaves little free
+SLACK = 1e-12, 1e-9, 1e-6  # noise of exact equations against their rows, tried in this order
 LEAST = 0.05  # least prior sd of a block against the size of u
 FEW = 6  # free directions of u up to which that prior need not be learned
 
@@ -125,7 +126,7 @@ class _Solver:
         )
         self.seed = int(call.rng.integers(2**31))
         self.history, self.notes, self.n_iter = None, [], 0
-        self.learned = None
+        self.learned, self.exact = None, SLACK[0]
 
     def noise_levels(self):
         """Levels of what is not exact, where the search for them begins."""
@@ -145,7 +146,7 @@ class _Solver:
         if rung is None:
             return None
         basis_of, X, n_face = rung
-        model = ParameterModel(self.vector, basis_of, X, n_face, self.call.device, self.seed)
+        model = ParameterModel(self.vector, basis_of, X, n_face, self.call.device, self.seed, self.exact)
         noise = self.noise_levels() if self.learned is None else dict(self.learned[1])
         return Search(model, self.prior_std(model), noise)
 
@@ -181,7 +182,8 @@ class _Solver:
             prior = StructuredPrior.of(basis)
             # A block that is not needed at this p may be at another: none may vanish.
             evidence = Evidence(prior, rows, search.model.scale, least=LEAST)
-            fit = evidence.maximise([self._start(evidence)], max_iter=40)
+            steps = 40 if len(evidence.prior.block) < 250 else 15
+            fit = evidence.maximise([self._start(evidence)], max_iter=steps)
             if best is None or fit.log_evidence > best[0]:
                 x = fit.x[len(evidence.learned) :]
                 levels = {r.name: fit.noise[r.name] for r in rows if r.name in ("source", "boundary")}
@@ -197,13 +199,29 @@ class _Solver:
 
     def solve(self, started):
         """All of it."""
-        search = self.model(0)
-        free = search.evaluate(corner_values(self.vector)[0], search.start_hyper()).density.free.shape[1]
-        self.open = free > FEW or self.pde._source.is_sampled
-        if self.open:
-            self.learn_prior(search, corner_values(self.vector)[:3])
-        maxima = self.scan(search)
-        answer, level = None, 0
+        search, level, values = self.model(0), 0, []
+        while True:  # until some p explains the observations: too small a basis may see none
+            free = self.look(search)
+            maxima = self.scan(search)
+            # Conditions that no function of this basis meets exactly leave none: they are met nearly, first.
+            for slack in SLACK[1:] if not self.explains(search, maxima[0]) and not self.pde._source.is_sampled else ():
+                model = search.model
+                before, model.exact = model.exact, slack
+                free = self.look(search)
+                looser = self.scan(search)
+                if looser[0].objective > maxima[0].objective + 5:
+                    maxima, self.exact = looser, slack
+                else:
+                    model.exact = before
+                if self.explains(search, maxima[0]):
+                    break
+            values.append(maxima[0].objective)
+            idle = free and len(values) > 2 and values[-1] < values[-3] + 5
+            richer = None if self.explains(search, maxima[0]) or level >= 5 or idle else self.model(level + 1)
+            if richer is None:
+                break
+            search, level = richer, level + 1
+        answer, last = None, level + 5
         while True:
             fit = maxima[0]
             if self.open:
@@ -216,7 +234,7 @@ class _Solver:
             previous, answer = answer, new
             if previous is not None and moved < 0.15:
                 break
-            if level >= 6:
+            if level >= last:
                 break
             level += 1
             richer = self.model(level)
@@ -225,12 +243,37 @@ class _Solver:
                 break
             search = richer
             start = search.evaluate(fit.p, fit.hyper)
+            while self.exact > SLACK[0]:  # as exact as the richer basis can
+                search.model.exact = max(SLACK[0], self.exact / 100)
+                stricter = search.evaluate(fit.p, fit.hyper)
+                if stricter.objective < start.objective - 1:
+                    search.model.exact = self.exact
+                    break
+                start, self.exact = stricter, search.model.exact
             climbed = self.climb(search, start)
-            if climbed.objective > fit.objective + 8 and level <= 2:  # the scan was done with too small a basis
+            if climbed.objective > fit.objective + 8 and level <= last - 3:  # the scan was done with too small a basis
                 maxima = self.scan(search, extra=[climbed])
             else:
                 maxima = [climbed, *maxima[1:]]
         return report_parameters(self, search, answer, maxima, moved, started)
+
+    def look(self, search):
+        """How many directions of u the equation leaves free; many ask for a learned prior."""
+        places = corner_values(self.vector)
+        free = search.evaluate(places[0], search.start_hyper()).density.free.shape[1]
+        self.open = free > FEW or self.pde._source.is_sampled
+        if self.open:
+            large = search.model.basis_of(places[0]).n_features > 250
+            self.learn_prior(search, places[:1] if large else places[:3])
+        return free
+
+    def explains(self, search, fit):
+        """Whether the observations lie within their noise; where it is unknown, within half of their spread."""
+        model, density = search.model, fit.density
+        if model.sigma_known:
+            free = Density(fit.given, model.values, model.relative, None, 1e-10)
+            return free.tau < 1 + 4 / math.sqrt(2 * len(model.values))
+        return density.tau < 0.5 * float(model.values.std())
 
     def scan(self, search, extra=()):
         """All maxima worth keeping, the best first."""
@@ -241,11 +284,11 @@ class _Solver:
         values = np.array([f.objective for f in fits])
         self.scan_range = float(values.max() - values.min())
         order, kept = np.argsort(-values), []
-        m = max(1, len(self.vector.numbers))
+        m = len(self.vector.numbers) + len(self.vector.functions)
         points = np.array([f.p for f in fits])
         spread = np.ptp(points, axis=0)
         spread[spread == 0] = 1.0
-        near = 1.5 / max(2.0, len(fits) ** (1 / max(1, m + len(self.vector.functions)))) if m > 1 else 0.0
+        near = 1.5 / max(2.0, len(fits) ** (1 / m)) if m > 1 else 0.0
         for i in order:
             gap = [np.max(np.abs(points[i] - points[j]) / spread) for j in kept]
             peak = all(values[i] >= values[j] for j in (i - 1, i + 1) if 0 <= j < len(values)) if near == 0 else True
@@ -295,7 +338,7 @@ class _Solver:
         freedom = max(m - float(linear.effective_dof), 0.5)
         cov = (root[n_free:] @ root[n_free:].T).cpu().numpy()
         if k and not self.vector.functions:
-            exact = self._curvature(search, fit, np.sqrt(np.diag(cov)))
+            exact = self._curvature(search, fit, cov)
             if exact is not None:
                 p, new = exact
                 ratio = np.sqrt(np.diag(new) / np.diag(cov))
@@ -319,36 +362,39 @@ class _Solver:
         fit = replace(fit, hyper=hyper)
         return _Answer(fit, p, cov, theta, u_root, tau, freedom, log_evidence, notes)
 
-    def _curvature(self, search, fit, sd):
-        """Newton's point and minus the inverse Hessian of the density, by differences of half a standard deviation."""
-        low, high = self.vector.low, self.vector.high
-        h = np.minimum(0.5 * sd, 0.02 * (high - low))
-        k = len(h)
-        if not np.all(np.isfinite(h)) or np.any(h <= 0):
+    def _curvature(self, search, fit, cov):
+        """Newton's point and inverse curvature of the density, by differences along the axes of the linear answer.
+
+        None where a direction is so free that half a standard deviation is no small step.
+        """
+        lam, V = np.linalg.eigh(cov / np.outer(self.vector.spans, self.vector.spans))
+        R = self.vector.spans[:, None] * V * np.sqrt(np.maximum(lam, 0.0))  # columns: one standard deviation each
+        reach = np.max(np.abs(R) / self.vector.spans[:, None], axis=0)
+        room = np.minimum(self.vector.high - fit.p, fit.p - self.vector.low) / self.vector.spans
+        if not np.all(np.isfinite(reach)) or reach.max() > 0.1 or np.any(reach <= 0) or room.min() <= 0.5 * reach.max():
             return None
+        k, h, E = len(lam), 0.5, np.eye(len(lam))
 
-        def value(shift):
-            return search.evaluate(fit.p + shift, fit.hyper).objective
+        def value(xi):
+            return search.evaluate(fit.p + R @ (h * xi), fit.hyper).objective
 
-        centre, E = fit.objective, np.diag(h)
+        centre = fit.objective
         up, down = [value(E[i]) for i in range(k)], [value(-E[i]) for i in range(k)]
         H, g = np.zeros((k, k)), np.zeros(k)
         for i in range(k):
-            g[i] = (up[i] - down[i]) / (2 * h[i])
-            H[i, i] = (2 * centre - up[i] - down[i]) / h[i] ** 2
+            g[i] = (up[i] - down[i]) / (2 * h)
+            H[i, i] = (2 * centre - up[i] - down[i]) / h**2
             for j in range(i):
                 both = value(E[i] + E[j]) + value(-E[i] - E[j]) - value(E[i] - E[j]) - value(E[j] - E[i])
-                H[i, j] = H[j, i] = -both / (4 * h[i] * h[j])
-        scaled = H * np.outer(sd, sd)
-        lam = np.linalg.eigvalsh(scaled)
-        # In units of the Gauss-Newton answer the Hessian is near one; if not, the differences saw something else.
-        if not np.all(np.isfinite(lam)) or lam[0] < 1e-8 or lam[0] < 0.05 * min(1.0, lam[-1]) ** 2 * 1e-3:
+                H[i, j] = H[j, i] = -both / (4 * h**2)
+        # In these units the curvature is near one; where it is far from it the differences saw something else.
+        if not np.all(np.isfinite(H)) or not 0.2 < np.linalg.eigvalsh(H)[0] <= np.linalg.eigvalsh(H)[-1] < 5.0:
             return None
-        cov = np.linalg.inv(H)
-        step = cov @ g
-        if np.max(np.abs(step) / sd) > 1.0:
+        inverse = np.linalg.inv(H)
+        step = inverse @ g
+        if np.max(np.abs(step)) > 1.0:
             return None
-        return self.vector.clipped(fit.p + step), cov
+        return self.vector.clipped(fit.p + R @ step), R @ inverse @ R.T
 
     def distance(self, a, b):
         """How far two answers are apart, in standard deviations: of the parameters, and of u."""

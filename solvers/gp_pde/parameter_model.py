@@ -258,9 +258,13 @@ class ParameterModel:
         Where the rows live.
     seed : int
         Of the points on the faces, the same for all p.
+    exact : float
+        Noise of exact equations against the norms of their rows times the size of u (default 1e-12): what a basis
+        cannot meet must be allowed for, or it is left with no function at all.
     """
 
-    def __init__(self, vector, basis_of, X, n_face, device, seed):
+    def __init__(self, vector, basis_of, X, n_face, device, seed, exact=EXACT):
+        self.exact = exact
         self.vector, self.basis_of, self.X, self.n_face = vector, basis_of, X, n_face
         self.device, self.seed = device, seed
         self.sampled = vector.pde._source.is_sampled
@@ -323,7 +327,7 @@ class ParameterModel:
                 out.append(Rows(A, y, max(noise[name], floor), True, name, floor))
             else:
                 size = torch.where(size > 0, size, torch.ones_like(size))
-                out.append(Rows(A, y, EXACT * self.scale, False, f"exact {i}", weight=size, cause=True))
+                out.append(Rows(A, y, self.exact * self.scale, False, f"exact {i}", weight=size, cause=True))
         return basis, out, groups
 
     def observed(self, basis, sigma):

@@ -98,7 +98,10 @@ def _residual(solver, bound, posterior, answer):
     f = bound._source.values if bound._source.is_sampled else bound._source(X)
     r = posterior.apply(points, terms).cpu().numpy() - f
     parts = sum(np.abs(c) * np.abs(posterior.apply(points, {a: 1.0}).cpu().numpy()) for a, c in terms.items())
-    scale = float(np.sqrt(np.mean((parts + np.abs(f)) ** 2))) or 1.0
+    box = solver.pde.domain.box
+    size = float(posterior.apply(points, {(0,) * box.n_dims: 1.0}).square().mean().sqrt())
+    scale = float(np.sqrt(np.mean((parts + np.abs(f)) ** 2)))
+    scale = max(scale, size * symbol_size(terms, np.pi / (box.upper - box.lower))) or 1.0  # L u may vanish by itself
     return float(np.sqrt(np.mean(r**2))) / scale, float(np.max(np.abs(r))) / scale
 
 
