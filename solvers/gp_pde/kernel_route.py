@@ -319,7 +319,7 @@ class _Problem:
             F, y, noise = self.functionals(self.sizes[-1])
         smoothness = list(range(m, m + N_SMOOTHNESS))
         if self._iterates(F):
-            smoothness.pop()  # it would take too many neighbours
+            smoothness = smoothness[:2]  # smoother ones take more neighbours and hundreds of iterations
         if o.smoothness is not None:
             smoothness = [round(o.smoothness - 0.5)]
         lengths = None if o.lengthscale is None else np.broadcast_to(np.asarray(o.lengthscale, float), (self.d,))
