@@ -145,12 +145,12 @@ class NonlinearTerm:
                     f"takes the gradient; got {type(slope).__name__}."
                 )
             by_u, by_grad = (np.asarray(s.detach() if hasattr(s, "detach") else s, float) for s in slope)
-            by_grad = np.broadcast_to(by_grad, (n, E, m, d) if self.system else (n, d)).reshape(n, E, m, d)
+            by_grad = np.broadcast_to(by_grad, (n, E, m, d) if self.system else (n, d)).reshape(n, E, m, d).copy()
         else:
             by_u = np.asarray(slope.detach() if hasattr(slope, "detach") else slope, float)
             by_grad = None
         try:
-            by_u = np.broadcast_to(by_u, (n, E, m) if self.system else (n,)).reshape(n, E, m)
+            by_u = np.broadcast_to(by_u, (n, E, m) if self.system else (n,)).reshape(n, E, m).copy()
         except ValueError as error:
             want = f"({n}, {E}, {m})" if self.system else f"({n},)"
             raise InvalidInputError(

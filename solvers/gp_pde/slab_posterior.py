@@ -79,7 +79,7 @@ class SlabPosterior(Posterior):
         self._sizes = {}
 
     def _where(self, X):
-        t = X[:, self.dim].detach()
+        t = X[:, self.dim].detach().contiguous()
         inner = torch.as_tensor(self.edges[1:-1], dtype=t.dtype, device=t.device)
         return torch.bucketize(t, inner, right=True)
 

@@ -82,7 +82,7 @@ def slabs_needed(pde, max_features=4000):
     --------
     >>> import numpy as np
     >>> from sciml.solvers.gp_pde import PDE, Box, Initial, Periodic
-    >>> bump = Initial(lambda X: np.exp(np.sin(X[:, 0])))
+    >>> bump = Initial(lambda X: np.exp(4 * np.sin(X[:, 0])))
     >>> slow, fast = (
     ...     PDE(Box([(0, 2 * np.pi), (0, 1)]), {(0, 1): 1.0, (1, 0): c}, 0.0, [bump, Periodic(0)])
     ...     for c in (1.0, 500.0)

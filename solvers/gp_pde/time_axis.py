@@ -287,7 +287,9 @@ def time_content(pde, rng):
     columns, accuracy = _columns(pde, dim, rng)
     symmetries = [_symmetries(pde, j) for j in others]
     found = None
-    if columns and 0 < len(others) < 3:
+    if columns and not others:  # an ordinary differential equation: one mode, of no wave number
+        found = np.zeros((1, 1)), np.ones((len(columns), 1))
+    elif columns and len(others) < 3:
         for extension in itertools.product(*symmetries):
             found = _modes(columns, box, others, extension)
             if found is not None:
@@ -407,7 +409,7 @@ def _band(columns, box, others, rng):
     """Wave vectors up to the largest that the data hold along each axis, or None where those are unresolved."""
     from sciml.solvers.gp_pde.lines import MAX_LENGTH, _Group
 
-    if not columns:
+    if not columns or not others:
         return None
     top = []
     for j in others:
