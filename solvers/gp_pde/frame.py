@@ -61,7 +61,7 @@ class FourierFrame:
         Length of the periodic box over that of the domain, 1.1 to 4. Default 1.7171: longer boxes need more modes,
         shorter ones larger coefficients; an odd number, so that frequencies of a test do not fall on the frame.
     second_ratio : float
-        That of the second fit, whose difference certifies the first. Default 1.4973.
+        That of the second fit, whose difference certifies the first. Default 1.9373.
     hold_out : float
         Part of the samples that no fit sees, 0.01 to 0.5. Default 0.1; at most 20,000 samples.
     sweeps : int
@@ -80,7 +80,7 @@ class FourierFrame:
     """
 
     ratio: float = 1.7171
-    second_ratio: float = 1.4973
+    second_ratio: float = 1.9373
     hold_out: float = 0.1
     sweeps: int = 12
 
@@ -263,11 +263,12 @@ class _Fits:
         return fitted
 
     def second(self):
-        """Another box, and half of the samples where those suffice."""
+        """Another box, and other samples: half of them where they are noisy, else most of them."""
         ratio = self.options.second_ratio
         K = [max(1, math.ceil(k * ratio / self.options.ratio)) for k in self.K]
         half = self.n // 2
-        n = half if half > 8 * self._coordinates(K, ratio) else int(0.85 * self.n)
+        noisy = self.call.noise is not None or self.error > 1e-6  # then two fits to the same samples agree too well
+        n = half if noisy and half > 8 * self._coordinates(K, ratio) else int(0.85 * self.n)
         return self.fit(self.n - n, self.n, K, ratio)
 
 

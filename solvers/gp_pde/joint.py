@@ -178,8 +178,9 @@ def joint_plan(pde, *, rng, frequencies=None, max_features=4000, max_frequency=N
             tuple(source.n_envelope) + (1,) * len(ring),
             n_waves=len(ring),
             multipoles=tuple(
-                Multipoles(centre, near, root[0, 0], math.ceil(root[0, 0] * far) + 8 + 5 * level)
-                for centre, near, far in holes
+                Multipoles(centre, near, root[0, 0], math.ceil(root[0, 0] * far) + 8 + 4 * level)
+                for centre, near, far, rank in holes
+                if rank == 0 or level > 2  # one centre carries what lies deep; more of them reach into arms
             ),
         )
         return basis if basis.n_features <= max_features else None
@@ -188,7 +189,7 @@ def joint_plan(pde, *, rng, frequencies=None, max_features=4000, max_frequency=N
         (c for c in (6 if size < SHORT else 3, 2, 1, 0, -1) if sized(1, c) is not None), 3
     )  # two rungs at least
     what = f"{len(inner.carriers)} carriers of the source" if inner.carriers else "a smooth source"
-    what += f"; multipoles in {len(holes)} holes" if holes else ""
+    what += f"; multipoles in {sum(h[3] == 0 for h in holes)} holes" if holes else ""
     why = f"waves of the operator's own in all directions, {size:.3g} rad from the centre to the edge; {what}"
     plan = Plan("collocation", why, lambda level: sized(level, first), inner.carriers, alias=inner.alias)
     plan.resolved, plan.gap = inner.resolved, inner.gap

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt, label
-from scipy.special import yv
+from scipy.special import jv, yv
 
 __all__ = ["Multipoles", "find_holes"]
 
@@ -68,7 +68,8 @@ class Multipoles:
         n = np.arange(-s, N + s + 1)
         radial = yv(np.abs(n)[:, None], k * r) * np.where((n < 0) & (n % 2 == 1), -1.0, 1.0)[:, None]
         C = radial * np.exp(1j * n[:, None] * theta)
-        scale = 1 / np.maximum(np.abs(yv(np.arange(N + 1), k * self.radius)), 1e-3)
+        order = np.arange(N + 1)  # the modulus of J + i Y falls with r, and has no zeros
+        scale = 1 / np.hypot(jv(order, k * self.radius), yv(order, k * self.radius))
         derived = sum(c * C[s + j : s + j + N + 1] for j, c in shift.items()) * scale[:, None]
         out = np.empty((len(r), self.n_features))  # Y_n is real: the parts of C_n are the features
         out[:, 0], out[:, 1::2], out[:, 2::2] = derived[0].real, derived[1:].real.T, derived[1:].imag.T
@@ -87,15 +88,16 @@ def find_holes(region, cells=240):
 
     Returns
     -------
-    list of (tuple, float, float)
-        Centre (x, y), its distance from the domain, and that of the farthest point of the hole, units of x.
+    list of (tuple, float, float, int)
+        Centre (x, y), its distance from the domain, how far it has to reach, and its rank. Up to twelve centres in
+        each hole, the deepest first, which reaches everywhere; each outside the discs of those before it.
 
     Examples
     --------
     >>> from sciml.solvers.gp_pde import Region
     >>> t = np.linspace(0, 2 * np.pi, 100)
     >>> ring = Region([(-2, 2)] * 2, lambda X: np.hypot(X[:, 0], X[:, 1]) > 1, np.c_[np.cos(t), np.sin(t)])
-    >>> (centre, near, far), = find_holes(ring)
+    >>> ((centre, near, far, _),) = find_holes(ring)
     >>> bool(np.hypot(*centre) < 0.05), round(near, 1), round(far, 1)
     (True, 1.0, 1.0)
     """
@@ -112,8 +114,16 @@ def find_holes(region, cells=240):
         if i in edge or mine.sum() < 9:
             continue
         depth = distance_transform_edt(mine, sampling=step)
-        at = np.unravel_index(depth.argmax(), depth.shape)
-        centre = np.array([axes[0][at[0]], axes[1][at[1]]])
-        far = np.max(np.linalg.norm(X.reshape(cells, cells, 2)[mine] - centre, axis=1))
-        found.append((tuple(float(c) for c in centre), float(depth.max()), float(far)))
+        deepest = depth.max()
+        for rank in range(12):
+            at = np.unravel_index(depth.argmax(), depth.shape)
+            near = float(depth[at])
+            if not near > 0.2 * deepest:
+                break
+            centre = np.array([axes[0][at[0]], axes[1][at[1]]])
+            away = np.linalg.norm(X - centre, axis=1).reshape(cells, cells)
+            far = near if rank else float(away[mine].max())
+            found.append((tuple(float(c) for c in centre), near, far, rank))
+            covered = away < near
+            depth = np.where(covered, 0.0, depth)
     return found
