@@ -19,6 +19,7 @@ from sciml.solvers.gp_pde.gphm import GPHM as GPHM
 from sciml.solvers.gp_pde.gphm import gphm_steps as gphm_steps
 from sciml.solvers.gp_pde.gphm_objective import GPHMObjective as GPHMObjective
 from sciml.solvers.gp_pde.gphm_objective import gphm_loss as gphm_loss
+from sciml.solvers.gp_pde.kernel_route import KernelMethod as KernelMethod
 from sciml.solvers.gp_pde.problem import PDE as PDE
 from sciml.solvers.gp_pde.problem import UnknownFunction as UnknownFunction
 from sciml.solvers.gp_pde.result import PDESolution as PDESolution

@@ -38,6 +38,7 @@ from sciml.solvers.gp_pde.stationary import (
     covariance_from_state,
     covariance_of,
 )
+from tests.linalg.engines.conftest import needs_compiler
 from tests.solvers.gp_pde.manufactured import Solution, growth, power, spots, tone
 
 LAPLACE = {(2, 0): 1.0, (0, 2): 1.0}
@@ -289,6 +290,19 @@ def test_engines_agree(engine):
     expected = gram(KERNELS["matern 5/2"], F) @ w
     found = gram_sum(KERNELS["matern 5/2"], F, F, w, engine=engine)
     assert torch.allclose(found, expected, rtol=1e-10, atol=1e-11 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "engine", [pytest.param("compiled", marks=pytest.mark.slow), pytest.param("keops", marks=pytest.mark.keops)]
+)
+def test_engines_that_compile_agree(engine):
+    rng = np.random.default_rng(1)
+    c, w = tensor(rng.standard_normal(40)), tensor(rng.standard_normal(40))
+    F = Functionals([FunctionalGroup(tensor(rng.random((40, 1))), {(1,): c})])
+    k = RadialFunction("matern", [0.7], p=2)
+    expected = gram(k, F) @ w
+    found = gram_sum(k, F, F, w, engine=needs_compiler(engine))
+    assert torch.allclose(found, expected, rtol=1e-11, atol=1e-12 * float(expected.abs().max()))
 
 
 def test_a_gram_matrix_that_does_not_fit_is_refused_before_it_is_made():
