@@ -83,7 +83,7 @@ figure.colorbar(image, ax=left, shrink=0.85, label="pressure (units of the incom
 left.annotate("", -0.72 * direction, -0.98 * direction, arrowprops={"width": 2, "headwidth": 9, "color": "k"})
 left.set_title("Pressure around the body")
 size = np.log10(np.maximum(np.abs(u - truth), 1e-16)).reshape(301, 301).T
-image = right.imshow(size, cmap="magma", vmin=-14, vmax=-9, **view)
+image = right.imshow(size, cmap="magma", vmin=-16, vmax=-12, **view)
 figure.colorbar(image, ax=right, shrink=0.85, label="log10 of the error (units of the incoming wave)")
 right.set_title(f"Error against the truth: {error:.0e}, stated {sol.error_estimate:.0e}")
 for ax in (left, right):
