@@ -25,7 +25,7 @@ from sciml.solvers.gp_pde.posterior import Posterior, register
 
 __all__ = ["GridBasis", "GridPosterior", "Interpolant"]
 
-CHUNK = 4_000_000  # kernel components that are evaluated at once
+CHUNK = {"cpu": 250_000, "cuda": 20_000_000}  # kernel components at once: a core's cache, a card's memory
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Interpolant:
             k, x = alpha[j], X[:, j]
             parts = [
                 mixture(self.kind, part[:, None] - x, *self.kernels[j], (2 * k,))[0]
-                for part in torch.split(x, max(1, CHUNK // (len(x) * len(self.kernels[j][0]))))
+                for part in torch.split(x, max(1, CHUNK[x.device.type] // (len(x) * len(self.kernels[j][0]))))
             ]
             whole = whole * (-1.0) ** k * torch.cat(parts)
             half = torch.linalg.solve_triangular(self.roots[j], row[k].T, upper=False)
@@ -220,7 +220,7 @@ class GridPosterior(Posterior):
     def _chunks(self, X):
         widest = max(len(k[0]) * n for p in self.parts for k, n in zip(p.kernels, p.theta.shape, strict=True))
         rest = math.prod(self.basis.shape[1:])  # what is left after the first axis is contracted
-        return torch.split(X, max(1, CHUNK // max(widest, rest))) if len(X) else []
+        return torch.split(X, max(1, CHUNK[X.device.type] // max(widest, rest))) if len(X) else []
 
     def deviation(self, X, alpha):
         """Standard deviation of the derivative `alpha` of u at X (n, d), before the certificate's factor; (n,)."""
