@@ -113,6 +113,15 @@ def test_what_lies_below_the_accuracy_of_the_data_is_no_mode():
     assert content(1e-5) == pytest.approx(2 * np.pi)
 
 
+def test_a_velocity_counts_by_what_it_makes_of_u():
+    def fast(X):
+        return 1e-12 * np.sin(40 * np.pi * X[:, 0])  # over 800 pi it is 4e-16 of u
+
+    initial = Initial(lambda X: np.sin(2 * np.pi * X[:, 0]), fast)
+    pde = PDE(Box([(0, 1), (0, 1)]), {(0, 2): 1.0, (2, 0): -400.0}, 0.0, [initial, FIXED])
+    assert time_content(pde, np.random.default_rng(0)).frequency == pytest.approx(40 * np.pi)
+
+
 def test_where_modes_do_not_decay_the_band_bounds_the_frequency():
     def u(X):
         return np.exp(X[:, 0] - 3.0 * X[:, 1]) * (1 + X[:, 0])
