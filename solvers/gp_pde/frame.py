@@ -48,7 +48,7 @@ __all__ = ["FourierFrame", "route"]
 logger = logging.getLogger(__name__)
 
 MOST = {1: 1200, 2: 400, 3: 40}  # modes along each dimension
-DRAWN = {1: 6000, 2: 40_000, 3: 100_000}  # samples of a source that can be evaluated
+DRAWN = {1: 4000, 2: 40_000, 3: 100_000}  # samples of a source that can be evaluated
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class _Fits:
         """
         fitted = self.fit(0, self.n, self.K, self.options.ratio)
         self.error, self.largest = self.miss(fitted)
-        for _ in range(4):
+        for _ in range(3):
             wider = [min(t, math.ceil(1.04 * k) + 1) for k, t in zip(self.K, self.limit, strict=True)]
             if self.error < min(0.01 * self.call.tol, 1e-10) or wider == self.K or not self.size:
                 break
