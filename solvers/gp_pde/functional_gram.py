@@ -411,7 +411,7 @@ def _n_varying(group):
 def _with_coefficients(terms, X, scale, width):
     """Scaled points with the coefficients that vary as further coordinates, `width` of them."""
     varying = [c[:, None] for c in terms.values() if not isinstance(c, float)]
-    return torch.cat([X * scale, *varying, X.new_zeros(len(X), width - len(varying))], dim=1)
+    return torch.cat([X * scale.to(X.device), *varying, X.new_zeros(len(X), width - len(varying))], dim=1)
 
 
 def _pair_function(covariance, first, second, d):

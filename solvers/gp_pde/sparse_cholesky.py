@@ -195,17 +195,17 @@ class InverseCholesky:
         unit = torch.zeros(*K.shape[:2], 1, dtype=K.dtype)
         unit[:, -1] = 1.0
         # With j last, L^-T e_j is K^-1 e_j over the root of its last entry.
-        return torch.linalg.solve_triangular(L.mT, unit, upper=True)[:, :, 0].masked_fill(absent, 0.0).numpy()
+        return torch.linalg.solve_triangular(L.mT, unit, upper=True)[:, :, 0].masked_fill(absent, 0.0).cpu().numpy()
 
     def whiten(self, r):
         """Return ``U^T r`` (n,), in the order from coarse to fine; its squares add up to ``r^T G^-1 r``."""
-        return torch.as_tensor(self._lower @ r.numpy()[self.order])
+        return torch.as_tensor(self._lower @ r.cpu().numpy()[self.order], device=r.device)
 
     def __call__(self, r):
         """Return ``U U^T r``, an approximate solution of ``G x = r`` for r (n,) or (n, m)."""
         out = np.empty(r.shape)
-        out[self.order] = self._upper @ (self._lower @ r.numpy()[self.order])
-        return torch.as_tensor(out)
+        out[self.order] = self._upper @ (self._lower @ r.cpu().numpy()[self.order])
+        return torch.as_tensor(out, device=r.device)
 
     @property
     def logdet(self):
