@@ -53,7 +53,7 @@ def slepian_coordinates(K, ratio, cut=1e-12):
     Examples
     --------
     >>> C, sigma = slepian_coordinates(20, 1.5)
-    >>> bool(30 < C.shape[1] < 41), bool(np.allclose(C, C[::-1].conj()))
+    >>> bool(30 < C.shape[1] <= 41), bool(np.allclose(C, C[::-1].conj()))
     (True, True)
     """
     N, W = 2 * K + 1, 0.5 / ratio
