@@ -217,6 +217,9 @@ class BasisChoice:
             if not self.why:
                 self.why = f"{len(self.omega)} carriers" if self.own else "plain Chebyshev, resolved over the bounds"
             return
+        if len(self.omega):  # what the carriers of the source hold, the base need not
+            held = np.max(np.abs(self.omega), axis=0) * self.half
+            longest = np.where(1.6 * held + 30 > longest, 8.0, longest)
         self.base = np.maximum(self.base, np.minimum(0.7 * longest + 4, 60 if self.d == 2 else 20))
         self.why = self.why or "total-degree Chebyshev over the bounds"
 

@@ -181,8 +181,9 @@ class Rows:
     weight : torch.Tensor, shape (n,), optional
         Levels of single equations relative to `std` (default 1).
     cause : bool
-        Whether the others are to be explained given these, which are no data about the prior (default False): an exact
-        source would shrink all weights, since a small prior makes any operator's image small.
+        Whether its level is as given and the others are to be explained given these, which are no data about the
+        prior (default False): an exact source would shrink all weights, since a small prior makes any operator's
+        image small.
     """
 
     A: torch.Tensor
@@ -273,7 +274,7 @@ class Evidence:
     def __init__(self, prior, rows, scale=1.0, least=1e-11):
         self.prior, self.rows, self.scale = prior, [r for r in rows if len(r.y)], float(scale) or 1.0
         self.least = math.log(least)
-        self.learned = [r for r in self.rows if r.learn]
+        self.learned = [r for r in self.rows if r.learn and not r.cause]
         parts = [r.reduced() for r in self.rows]
         self._A, self._y = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
         self._counts = [len(p[1]) for p in parts]
@@ -282,6 +283,7 @@ class Evidence:
         self._shift = sum(p[3] for p in parts)
         causes = [r for r in self.rows if r.cause]
         self._causes = Evidence(prior, [replace(r, cause=False) for r in causes], scale, least) if causes else None
+        self._effects = [r for r in self.rows if not r.cause]
 
     def start(self, decay=0.3) -> np.ndarray:
         """Where a search begins.
@@ -289,14 +291,15 @@ class Evidence:
         Parameters
         ----------
         decay : float
-            Of all envelopes, a degree (default 0.3: a factor 0.86 a degree).
+            Of all envelopes, a degree (default 0.3); less where a block has high degrees, which must not begin at zero.
 
         Returns
         -------
         numpy.ndarray
         """
         Q = self.prior.n_blocks
-        decays = np.full(self.prior.n_params - Q, math.log(decay))
+        tops = [self.prior.degree[self.prior.block == q].max(axis=0) for q in range(Q)]
+        decays = np.log(np.minimum(decay, 3 / np.maximum(np.reshape(tops, -1), 1.0))) if Q else np.zeros(0)
         noise = [math.log(max(r.std, self._floor(r))) for r in self.learned]
         return np.concatenate([noise, np.full(Q, math.log(self.scale)), decays])
 
@@ -320,7 +323,7 @@ class Evidence:
         """The model of the reduced rows at hyper-parameters x, and their noise levels by group."""
         levels, at = [], 0
         for r in self.rows:
-            if r.learn:
+            if r.learn and not r.cause:
                 levels.append(math.exp(x[at]))
                 at += 1
             else:
@@ -332,28 +335,46 @@ class Evidence:
 
     def value(self, x, gradient=True):
         """Penalised log evidence, in nats, and its gradient by x."""
-        out = self._plain(x, gradient)
         if self._causes is None:
-            return out
-        m = len(self.learned)
-        at = [i for i, r in enumerate(self.learned) if r.cause] + list(range(m, len(x)))
-        lost = self._causes._plain(x[at], gradient, penalty=False)
+            return self._plain(x, gradient)
+        value = self._given_causes(x)
         if not gradient:
-            return out - lost
-        slope = out[1].copy()
-        slope[at] -= lost[1]
-        return out[0] - lost[0], slope
+            return value
+        h = 1e-3  # the value is smooth to 1e-9, and a difference of two joint densities would not be
+        shifts = h * np.eye(len(x))
+        slope = [(self._given_causes(x + e) - self._given_causes(x - e)) / (2 * h) for e in shifts]
+        return value, np.array(slope)
 
-    def _plain(self, x, gradient, penalty=True):
-        """Joint density of all rows, penalised or not."""
+    def _given_causes(self, x):
+        """Log density of the effects given the causes, penalised: u is first conditioned on the causes."""
+        m, Q = len(self.learned), self.prior.n_blocks
+        posterior, _ = self._causes.posterior(x[m:])
+        theta, root = posterior.mean, posterior.covariance_root()
+        parts = [r.reduced() for r in self._effects]
+        A, y = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        levels, at = [], 0
+        for r in self._effects:
+            levels.append(math.exp(x[at]) if r.learn else r.std)
+            at += r.learn
+        noise = torch.cat([y.new_full((len(p[1]),), s) for p, s in zip(parts, levels, strict=True)])
+        V = A @ root
+        ones = V.new_ones(V.shape[1])
+        value = Posterior(_Inside(V, y - A @ theta, ones, noise, _same)).log_evidence
+        lost = sum(p[2] * (math.log(s) + 0.5 * math.log(2 * math.pi)) for p, s in zip(parts, levels, strict=True))
+        return value - lost - sum(p[3] for p in parts) - self._penalty(x[m : m + Q], x[m + Q :])
+
+    def _penalty(self, weights, decays):
+        return float(np.exp(weights).sum()) / self.scale + float(np.sum((decays - math.log(0.3)) ** 2)) / 8.0
+
+    def _plain(self, x, gradient):
+        """Joint density of all rows, penalised."""
         posterior, levels = self.posterior(x)
         m, Q = len(self.learned), self.prior.n_blocks
         missing = sum(n * math.log(s) for n, s in zip(self._lost, levels, strict=True)) + self._shift
         value = posterior.log_evidence - missing - 0.5 * (self._total - len(self._y)) * math.log(2 * math.pi)
         weight = np.exp(x[m : m + Q]) / self.scale
         decays = x[m + Q :] - math.log(0.3)
-        if penalty:
-            value = value - weight.sum() - 0.5 * float(decays @ decays) / 4.0
+        value = value - self._penalty(x[m : m + Q], x[m + Q :])
         if not gradient:
             return value
         slope = np.zeros(len(x))
@@ -363,9 +384,8 @@ class Evidence:
             by_group = posterior.grad_log_noise_std(blocks).cpu().numpy()
             slope[:m] = [g - n for r, g, n in zip(self.rows, by_group, self._lost, strict=True) if r.learn]
         slope[m:] = self.prior.chain(x[m:], posterior.grad_log_prior_std.cpu().numpy())
-        if penalty:
-            slope[m : m + Q] -= weight
-            slope[m + Q :] -= decays / 4.0
+        slope[m : m + Q] -= weight
+        slope[m + Q :] -= decays / 4.0
         return value, slope
 
     def maximise(self, starts=None, max_iter=80) -> HyperFit:

@@ -68,12 +68,12 @@ class _Answer:
 
 
 def route(pde, call, options=None):
-    """Estimate the parameters of a linear problem; see `solve_pde`.
+    """Estimate the parameters of a linear problem, or u alone where there are none; see `solve_pde`.
 
     Parameters
     ----------
     pde : PDE
-        With `parameters` and `observations`.
+        With `observations`, and `parameters` or not.
     call : Call
         Settings of `solve_pde`.
     options : None
@@ -204,7 +204,7 @@ class _Solver:
             free = self.look(search)
             maxima = self.scan(search)
             # Conditions that no function of this basis meets exactly leave none: they are met nearly, first.
-            for slack in SLACK[1:] if not self.explains(search, maxima[0]) and not self.pde._source.is_sampled else ():
+            for slack in () if free or self.explains(search, maxima[0]) or self.pde._source.is_sampled else SLACK[1:]:
                 model = search.model
                 before, model.exact = model.exact, slack
                 free = self.look(search)
@@ -216,7 +216,7 @@ class _Solver:
                 if self.explains(search, maxima[0]):
                     break
             values.append(maxima[0].objective)
-            idle = free and len(values) > 2 and values[-1] < values[-3] + 5
+            idle = free and len(values) > 1 and values[-1] < values[-2] + 5
             richer = None if self.explains(search, maxima[0]) or level >= 5 or idle else self.model(level + 1)
             if richer is None:
                 break
@@ -260,7 +260,7 @@ class _Solver:
     def look(self, search):
         """How many directions of u the equation leaves free; many ask for a learned prior."""
         places = corner_values(self.vector)
-        free = search.evaluate(places[0], search.start_hyper()).density.free.shape[1]
+        free = search.evaluate(places[0], search.start_hyper()).density.n_free
         self.open = free > FEW or self.pde._source.is_sampled
         if self.open:
             large = search.model.basis_of(places[0]).n_features > 250
@@ -307,6 +307,9 @@ class _Solver:
 
     def climb(self, search, fit):
         """Gauss-Newton steps to a maximum."""
+        if not self.vector.size:
+            self.history, self.best_objective = {}, fit.objective
+            return fit
         loop = run(
             climb_steps(search, fit, learn=True),
             name="solve_pde",
@@ -356,6 +359,7 @@ class _Solver:
         if u_root.shape[1] > u_root.shape[0]:
             u_root = torch.linalg.qr(u_root.T, mode="r").R.T
         theta = given.theta + given.root @ (free @ mean[:n_free]) + D @ torch.as_tensor(p - fit.p, device=D.device)
+        log_evidence = fit.objective
         if len(p):
             sign, logdet = np.linalg.slogdet(cov / np.outer(search.model.vector.spans, search.model.vector.spans))
             log_evidence = fit.objective + 0.5 * logdet if sign > 0 else fit.objective

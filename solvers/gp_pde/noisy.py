@@ -17,6 +17,7 @@ processes, 2024, arXiv 2311.04465 (the prior).
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import time
@@ -142,6 +143,8 @@ def route(pde, call, options=None):
         When the problem is nonlinear or a system, or `noise` breaks its rule.
     """
     levels = noise_levels(call.noise)
+    if call.noise is None and pde._observations is not None:  # an exact equation seen through noisy values
+        return importlib.import_module("sciml.solvers.gp_pde.inverse").route(pde, call, options)
     if not pde.is_linear or pde.n_unknowns > 1:
         raise InvalidInputError(
             "noise and observations need a linear equation with one unknown; this problem is "
@@ -179,6 +182,8 @@ class _Solver:
     def __init__(self, pde, call, levels):
         self.pde, self.call, self.levels, self.notes = pde, call, levels, []
         f, d = pde._source, pde.n_dims
+        if f.constant is not None or (f.is_sampled and not np.any(f.values)):
+            levels["source"] = None  # a number is exact, and zeros alone say nothing of their noise
         self.noisy = levels["source"] is not None
         self.samples = (f.points, f.values) if f.is_sampled else None
         if self.samples is None and self.noisy:
@@ -275,10 +280,12 @@ class _Solver:
             groups = self.groups(basis, X, n_face)
             prior = StructuredPrior.of(basis)
             evidence = Evidence(prior, [rows for rows, _ in groups], self.scale)
+            large = basis.n_features > 300
             starts = [evidence.start(0.3), evidence.start(1.0)] if x is None else [x]
-            fit = evidence.maximise(starts)
+            fit = evidence.maximise(starts[:1] if large else starts, max_iter=25 if large else 80)
             x = fit.x
-            theta, root = evidence.average(fit, np.random.default_rng(self.seed))
+            rng = np.random.default_rng(self.seed)
+            theta, root = evidence.average(fit, rng, n_samples=8 if large else 24)
             now = Estimate(basis, fit, theta, root, groups)
             if before is not None:
                 now.moved = self.distance(before, now)
@@ -340,7 +347,8 @@ class _Solver:
         X, zero = torch.as_tensor(self.fresh, device=call.device), (0,) * pde.n_dims
         u, sd = posterior.apply(X, {zero: 1.0}), posterior.deviation(X, zero)
         size, spread = float(u.square().mean().sqrt()), float(sd.square().mean().sqrt())
-        estimate = spread / size if size > 0 else (0.0 if spread == 0 else math.inf)
+        nothing = size < 1e-8 * self.scale and spread < 1e-8 * self.scale  # data of nothing but zeros
+        estimate = spread / size if size > 0 and not nothing else (0.0 if nothing else math.inf)
         worst, far, tone = self.misfit(now)
         status, reason = self.status(now, estimate, worst, far, tone)
         learned = {rows.name: now.fit.noise[rows.name] for rows, _ in now.groups if not rows.name.startswith("exact")}
@@ -398,10 +406,6 @@ class _Solver:
                 f"{self.choice.alias}; pass max_frequency if the source is known to hold none, or add samples off the "
                 "lattice"
             )
-        if not math.isfinite(estimate) or estimate > 1.0:
-            return "near_singular", (
-                f"the data leave u free: its standard deviation is {estimate:.2g} of its size. Add conditions or data"
-            )
         if tone is not None:
             return "not_converged", (
                 f"the residuals of the source hold a tone at {np.array2string(tone, precision=4)} rad / unit that the "
@@ -419,6 +423,10 @@ class _Solver:
                     f"the features explain little of the {rows.name}: the noise found, {level:.3g}, is most of it. Add "
                     "samples, or pass frequencies"
                 )
+        if not math.isfinite(estimate) or estimate > 1.0:
+            return "near_singular", (
+                f"the data leave u free: its standard deviation is {estimate:.2g} of its size. Add conditions or data"
+            )
         if not now.moved < 1.0:
             return "not_converged", (
                 f"u moves by {now.moved:.1g} standard deviations on a richer basis; raise max_features"

@@ -377,6 +377,8 @@ class ParameterModel:
         torch.Tensor, shape (P, k)
         """
         steps, columns = self.vector.steps, []
+        if not len(steps):
+            return given.root.new_zeros(len(theta), 0)
         for j in range(self.vector.size):
             e = np.zeros(self.vector.size)
             e[j] = steps[j]

@@ -61,6 +61,7 @@ class Density:
         keep = s > 1e-9 * max(s.max(initial=0.0), np.linalg.norm(r), 1e-300)
         self.free = torch.as_tensor(Zt[keep].T, device=y.device)  # what of u the observations see, (q, r)
         self._s, self._c = s[keep], U[:, keep].T @ r
+        self.n_free = int(np.sum(s > 1e-3 * np.linalg.norm(r)))  # directions in which the values can follow
         self._rest = max(float(r @ r - self._c @ self._c), 0.0)
         if self._rest < 1e-6 * float(r @ r):  # the difference has cancelled
             self._rest = float(np.sum((r - U[:, keep] @ self._c) ** 2))
@@ -155,14 +156,16 @@ class Search:
     def linear(self, fit):
         """The small model about a fit: columns, right side, D and the number of free directions."""
         model, given = self.model, fit.given
+        if not fit.density.free.shape[1]:  # a column at least, for the factorisations
+            fit.density.free = given.root.new_zeros(given.root.shape[1], 1)
         V = given.spread @ fit.density.free
         inner = GaussianLinearModel(
-            torch.cat([V, V.new_zeros(len(V), 1)], dim=1),  # a column at least
+            V,
             model.values - given.mean,
             prior_std=1.0,
             noise_std=fit.density.tau * model.relative,
         ).posterior()
-        theta = given.theta + given.root @ (fit.density.free @ inner.mean[:-1])
+        theta = given.theta + given.root @ (fit.density.free @ inner.mean)
         D = model.sensitivity(given, theta)
         J = given.Phi @ D
         right = model.values - given.mean + J @ torch.as_tensor(fit.p - self._centre(fit.p), device=J.device)

@@ -71,7 +71,7 @@ def test_value_is_the_density(basis, rng):
 
 
 def test_gradient_is_that_of_the_value(basis, rng):
-    one, two = rows(basis, 40, rng, learn=True, name="a"), rows(basis, 30, rng, learn=True, cause=True, name="b")
+    one, two = rows(basis, 40, rng, learn=True, name="a"), rows(basis, 30, rng, learn=True, name="b")
     evidence = Evidence(StructuredPrior.of(basis), [one, two], 1.0)
     x = np.log([0.2, 0.1, 1.5, 0.7, 0.4, 0.2])
     slope = [
@@ -83,13 +83,16 @@ def test_gradient_is_that_of_the_value(basis, rng):
 
 def test_causes_are_conditioned_on(basis, rng):
     """log p(a | b) = log p(a, b) - log p(b), and the penalty counts once."""
-    one, two = rows(basis, 20, rng), rows(basis, 6, rng, cause=True)
-    prior, x = StructuredPrior.of(basis), np.log([1.5, 0.7, 0.4, 0.2])
-    joint = Evidence(prior, [one, Rows(two.A, two.y, two.std)], 1.0)
-    alone = Evidence(prior, [Rows(two.A, two.y, two.std)], 1.0)
-    penalty = dense(alone, x) - alone._plain(x, False, penalty=False)
-    wanted = joint.value(x, gradient=False) - alone.value(x, gradient=False) + penalty
-    assert_allclose(Evidence(prior, [one, two], 1.0).value(x, gradient=False), wanted, rtol=1e-10)
+    one, two = rows(basis, 20, rng, learn=True), rows(basis, 6, rng, cause=True)
+    prior, x = StructuredPrior.of(basis), np.log([0.2, 1.5, 0.7, 0.4, 0.2])
+    data = Rows(two.A, two.y, two.std)
+    joint, alone = Evidence(prior, [one, data], 1.0), Evidence(prior, [data], 1.0)
+    wanted = joint.value(x, gradient=False) - dense(alone, x[1:]) - joint._penalty(x[1:3], x[3:])
+    given = Evidence(prior, [one, two], 1.0)
+    value, slope = given.value(x)
+    assert_allclose(value, wanted, rtol=1e-10)
+    by_noise = joint.value(x)[1][0]  # the causes do not see the noise of the others
+    assert slope[0] == pytest.approx(by_noise, rel=1e-5)
 
 
 def test_maximum_has_no_slope_and_finds_the_noise(basis, rng):
