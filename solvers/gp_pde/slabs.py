@@ -480,7 +480,7 @@ class _March:
     def send(self, slab):
         pde = self.linearised(slab)
         try:
-            sent = self.solve(pde, TRAVEL_TOL, coarse=True, max_iter=1)
+            sent = self.solve(pde, TRAVEL_TOL, coarse=True, max_iter=int(pde.is_linear))
         except MemoryBudgetError:
             return
         if not sent.error_estimate < 0.5:
