@@ -125,7 +125,8 @@ def axis_needs(
     measured = [_Group(lines, dim, lower, half, rng, tol) for lines in groups]
     kept = _significant(measured, pde, half)
     length = max([g.length for g in kept], default=8)
-    length += 24 if tol > 1e-9 else 0  # what was left out decays within about as many terms
+    if tol > 1e-9:  # what was left out decays within about as many terms; a system counts its features twice
+        length += 24 if pde.unknowns is None else 8
     resolved = all(g.resolved for g in kept)
     own, growth = symbol_roots(pde, dim)
     length = max(length, 8, *(int(w * half) + 20 for w in own), *(int(6 + 4 * math.sqrt(g * half)) for g in growth))
@@ -169,6 +170,7 @@ def axis_needs(
         start=start,
         max_frequency=[1.2 * length / half],
         max_features=min(160, int(PAYS * length)),
+        tol=max(1e-12, tol),
     )
     if found.residual > 1e-9 or not len(found.basis.omega):
         return needs

@@ -163,7 +163,10 @@ class NonlinearTerm:
         return out
 
     def _traced(self, X, u, grad):
-        X, u, grad = (torch.tensor(a) for a in (X, u, grad))
+        with torch.enable_grad():  # the caller may have switched gradients off
+            return self._differentiated(*(torch.tensor(a) for a in (X, u, grad)))
+
+    def _differentiated(self, X, u, grad):
         u.requires_grad_(True)
         if self.takes_gradient:
             grad.requires_grad_(True)

@@ -101,11 +101,11 @@ def make_plan(pde, *, method, rng, frequencies, max_frequency, max_features, dat
     elif isinstance(pde.domain, Box):
         plan = _on_box(pde, rng, carriers, frequencies, max_features // m, data_tol)
     else:
-        plan = _in_region(pde, rng, carriers, frequencies, max_frequency, max_features // m)
+        plan = _in_region(pde, rng, carriers, frequencies, max_frequency, max_features // m, data_tol)
     return plan if pde.unknowns is None else _side_by_side(plan, m)
 
 
-def plan_from_solution(pde, u, *, rng, frequencies, max_features):
+def plan_from_solution(pde, u, *, rng, frequencies, max_features, error=1e-13):
     """Plan anew with what a first solution shows of u itself.
 
     Parameters
@@ -116,6 +116,8 @@ def plan_from_solution(pde, u, *, rng, frequencies, max_features):
         Its solution so far, a function of X (n, d).
     rng, frequencies, max_features
         As for `make_plan`.
+    error : float
+        Relative error of `u`, below which nothing is sought in it.
 
     Returns
     -------
@@ -125,7 +127,13 @@ def plan_from_solution(pde, u, *, rng, frequencies, max_features):
     periodic = [c for c in pde.conditions if isinstance(c, Periodic)]
     image = PDE(pde.domain, {(0,) * d: 1.0}, u, periodic)
     found = make_plan(
-        image, method="carriers", rng=rng, frequencies=frequencies, max_frequency=None, max_features=max_features
+        image,
+        method="carriers",
+        rng=rng,
+        frequencies=frequencies,
+        max_frequency=None,
+        max_features=max_features,
+        data_tol=min(max(1e-13, 3 * error), 9e-10),
     )
     parts = (None, "") if isinstance(pde.domain, Region) else separable_parts(pde, frozen=True)
     if d == 1 or parts[0] is None:
@@ -229,7 +237,7 @@ def _on_box(pde, rng, carriers, frequencies, max_features, data_tol=1e-13):
         why = "one dimension" if d == 1 else reason
         plan = Plan("collocation", f"{why}; {kind}", flat, found)
         if d > 1 and (flat(0) is None or flat(1) is None):
-            plan = _in_region(pde, rng, carriers, frequencies, None, max_features)
+            plan = _in_region(pde, rng, carriers, frequencies, None, max_features, data_tol)
             plan.why = f"{why}; products of axes need too many features"
     plan.resolved, plan.tensor = resolved, tensor
     plan.flat = (
@@ -238,7 +246,7 @@ def _on_box(pde, rng, carriers, frequencies, max_features, data_tol=1e-13):
     return plan
 
 
-def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features):
+def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features, data_tol=1e-13):
     d, box = pde.n_dims, pde.domain.box
     lower, upper = tuple(box.lower), tuple(box.upper)
     n = {1: 600, 2: 1800}.get(d, 3000)
@@ -258,8 +266,9 @@ def _in_region(pde, rng, carriers, frequencies, max_frequency, max_features):
                 upper,
                 max_frequency=top,
                 max_features=min(n // 3, max_features // 2),
+                tol=max(1e-12, data_tol),
             )
-            if fit.residual < 1e-6:
+            if fit.residual < max(1e-6, 10 * data_tol):
                 start = fit
     why = "scattered least squares on any domain"
     waves = [max([*symbol_roots(pde, j)[0], 0.0]) * (upper[j] - lower[j]) / 2 for j in range(d)]

@@ -336,7 +336,14 @@ def _explore_and_climb(context):
             points = torch.as_tensor(X, dtype=torch.float64, device=call.device)
             return first[1].posterior.apply(points, {(0,) * pde.n_dims: 1.0}).cpu().numpy()
 
-        plan = plan_from_solution(pde, u, rng=call.rng, frequencies=call.frequencies, max_features=call.max_features)
+        plan = plan_from_solution(
+            pde,
+            u,
+            rng=call.rng,
+            frequencies=call.frequencies,
+            max_features=call.max_features,
+            error=first[1].propagated,
+        )
         if plan.carriers:
             second = Context(pde, plan, call, context.yardstick)
             second.last, second.newton_steps, second.notes = first[1], context.newton_steps, context.notes
