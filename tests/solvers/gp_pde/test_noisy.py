@@ -1,4 +1,4 @@
-"""Noisy sources, boundary values and observations: bands that hold the truth, noise levels, and a status that is true."""
+"""Noisy sources, boundary values and observations: bands that hold the truth, and a status that is true."""
 
 import numpy as np
 import pytest
