@@ -288,3 +288,53 @@ def test_a_nonlinear_equation_is_linearised_for_its_errors():
     # an error grows as u' does: over a slab by u'(t_n) / u'(t_(n-1)), more than one before the middle and less after
     assert rows[1]["growth"] > 1.3
     assert rows[3]["growth"] < 0.7
+
+
+def exponential_steps(u0, L, T, linear, n=128, steps=800):
+    """u(x, T) of u_t + u u_x = linear part on a ring, by ETDRK4 (Kassam and Trefethen, 2005): the slow obvious twin."""
+    x, k, h = L * np.arange(n) / n, TAU / L * np.fft.fftfreq(n, 1 / n), T / steps
+    lam, keep = linear(k), np.abs(np.fft.fftfreq(n, 1 / n)) < n / 3
+    z = h * lam[:, None] + np.exp(1j * np.pi * (np.arange(1, 33) - 0.5) / 32)
+    half, whole = np.exp(h * lam / 2), np.exp(h * lam)
+    Q = h * ((np.exp(z / 2) - 1) / z).mean(axis=1).real
+    f1 = h * ((-4 - z + np.exp(z) * (4 - 3 * z + z**2)) / z**3).mean(axis=1).real
+    f2 = h * ((2 + z + np.exp(z) * (-2 + z)) / z**3).mean(axis=1).real
+    f3 = h * ((-4 - 3 * z - z**2 + np.exp(z) * (4 - z)) / z**3).mean(axis=1).real
+
+    def N(v):
+        return -0.5j * k * keep * np.fft.fft(np.fft.ifft(v).real ** 2)
+
+    v = np.fft.fft(u0(x))
+    for _ in range(steps):
+        a = half * v + Q * N(v)
+        b = half * v + Q * N(a)
+        c = half * a + Q * (2 * N(b) - N(v))
+        v = whole * v + f1 * N(v) + 2 * f2 * (N(a) + N(b)) + f3 * N(c)
+    return x, np.fft.ifft(v).real
+
+
+@pytest.mark.parametrize(
+    ("L", "T", "operator", "linear"),
+    [
+        (TAU, 0.5, {(2, 0): -0.3}, lambda k: -0.3 * k**2),  # Burgers
+        (2 * TAU, 1.0, {(2, 0): 1.0, (4, 0): 1.0}, lambda k: k**2 - k**4),  # Kuramoto-Sivashinsky
+    ],
+    ids=["burgers", "kuramoto-sivashinsky"],
+)
+def test_nonlinear_waves_agree_with_time_stepping(L, T, operator, linear):
+    def u0(x):
+        return np.cos(TAU * x / L) * (1 + 0.5 * np.sin(TAU * x / L))
+
+    pde = ring(
+        lambda X: u0(X[:, 0]),
+        {(0, 1): 1.0} | operator,
+        T,
+        L,
+        nonlinear=(lambda X, v, g: v * g[:, 0], lambda X, v, g: (g[:, 0], np.stack([v, 0 * v], axis=1))),
+    )
+    solution = solve_pde(pde, tol=1e-6, slabs=1)
+    x, stepped = exponential_steps(u0, L, T, linear)
+    error = np.linalg.norm(solution(np.stack([x, np.full_like(x, T)], axis=1)) - stepped) / np.linalg.norm(stepped)
+    assert solution.status == "converged"
+    assert error < 1e-8
+    assert error <= 10 * solution.error_estimate + 1e-11  # the steps err too
