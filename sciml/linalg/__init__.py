@@ -26,6 +26,9 @@ from sciml.linalg.krylov import nystrom as nystrom
 from sciml.linalg.krylov import pivoted_cholesky as pivoted_cholesky
 from sciml.linalg.krylov import stochastic_logdet as stochastic_logdet
 from sciml.linalg.krylov import stochastic_trace as stochastic_trace
+from sciml.linalg.nufft import NonuniformFourier as NonuniformFourier
+from sciml.linalg.nufft import nufft_type1 as nufft_type1
+from sciml.linalg.nufft import nufft_type2 as nufft_type2
 from sciml.linalg.operators import Block2x2 as Block2x2
 from sciml.linalg.operators import BlockDiag as BlockDiag
 from sciml.linalg.operators import BlockToeplitz as BlockToeplitz

@@ -69,7 +69,8 @@ class KernelMethod:
         Interior points where the source is a function. None (the default) doubles their number until `tol` is met or
         ``max_features`` functionals are used.
     max_points : int
-        Samples of the source that are used at most; of more, an even part is taken. Default 40,000, which bounds the cost.
+        Samples of the source that are used at most; of more, an even part is taken. Default 40,000, which bounds the
+        cost.
     solver : {"auto", "dense", "iterative"}
         "auto" (the default) factors up to 5,500 functionals and iterates beyond.
     nugget : float

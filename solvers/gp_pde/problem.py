@@ -125,7 +125,7 @@ class PDE:
     Examples
     --------
     >>> import numpy as np
-    >>> from sciml.solvers.gp_pde import PDE, Box, Dirichlet
+    >>> from sciml.solvers.gp_pde import PDE, Box, Dirichlet, Initial
     >>> pde = PDE(Box([(0, 1)]), {(2,): 1.0}, lambda X: -np.sin(X[:, 0]), [Dirichlet(lambda X: np.sin(X[:, 0]))])
     >>> pde.n_dims, pde.order
     (1, 2)
@@ -293,8 +293,10 @@ class PDE:
 
         Examples
         --------
-        >>> pde = PDE([(0, 1)], {2: 1.0, 0: "kappa"}, 0.0, [Dirichlet(1.0)], parameters={"kappa": (1, 2)})
-        >>> pde.bind({"kappa": 1.5}).operator[0]
+        >>> from sciml.solvers.gp_pde import PDE, Dirichlet
+        >>> seen = ([0.5], [1.1], 0.1)
+        >>> pde = PDE([(0, 1)], {2: 1.0, 0: "k"}, 0.0, [Dirichlet(1.0)], parameters={"k": (1, 2)}, observations=seen)
+        >>> pde.bind({"k": 1.5}).operator[0]
         1.5
         """
         if set(values) != set(self.parameters):

@@ -59,6 +59,9 @@ ROUTES = {  # methods of their own: where the route and its options are
     "kernel": ("sciml.solvers.gp_pde.kernel_route", "KernelMethod"),
     "gphm": ("sciml.solvers.gp_pde.gphm", "GPHM"),
 }
+MANY = 20_000  # samples of the source beyond which "auto" takes the frame
+WAVES = 40.0  # half the box's diagonal times the wavenumber beyond which "auto" tries plane waves first
+UNKNOWN = 0.5  # an estimate beyond, of a solution that did not converge, says that nothing is known
 RESONANCE = 1e-10  # relative size of L v for a function v of size 1 that meets the conditions: below it L is singular
 
 
@@ -253,6 +256,10 @@ def _route(pde, method, noise):
         return importlib.import_module("sciml.solvers.gp_pde.inverse").route, None, method
     if pde._observations is not None or noise is not None:
         return importlib.import_module("sciml.solvers.gp_pde.noisy").route, None, method
+    source = pde._source
+    if method == "auto" and pde.is_linear and pde.unknowns is None and source.is_sampled and len(source.points) >= MANY:
+        frame = importlib.import_module("sciml.solvers.gp_pde.frame")
+        return frame.route, frame.FourierFrame(), method
     return None, None, method
 
 
@@ -279,6 +286,13 @@ def _solve(pde, call):
                 ConditioningWarning,
                 stacklevel=caller_level(),
             )
+    if call.settings["method"] == "auto" and _radiates(pde, plan):
+        waves = _by_waves(pde, call, context.yardstick)
+        if waves is not None:
+            status, reason = _status(waves[0], waves[0].best, tol)
+            if status in ("converged", "near_singular"):
+                seconds = {"analysis": analysed - started, "total": time.perf_counter() - started}
+                return _result(pde, waves[0], waves[0].best, waves[1], status, reason, call.settings, seconds)
     if pde.is_linear:
         # The loop goes on below tol while that is cheap, so its own tolerance is the generator's business.
         loop = _climb(context, max(1e-3 * tol, 3e-15))
@@ -294,7 +308,13 @@ def _solve(pde, call):
 def _plan(pde, call):
     if call.settings["method"] == "joint":
         joint = importlib.import_module("sciml.solvers.gp_pde.joint")
-        return joint.joint_plan(pde, rng=call.rng, frequencies=call.frequencies, max_features=call.max_features)
+        return joint.joint_plan(
+            pde,
+            rng=call.rng,
+            frequencies=call.frequencies,
+            max_features=call.max_features,
+            max_frequency=call.max_frequency,
+        )
     return make_plan(
         pde,
         method=call.settings["method"],
@@ -304,6 +324,31 @@ def _plan(pde, call):
         max_features=call.max_features,
         data_tol=1e-13 if pde.is_linear else 1e-3,
     )
+
+
+def _radiates(pde, plan):
+    """True for a Helmholtz-like equation of many wavelengths where fast diagonalisation does not apply."""
+    sampled = any(e.source.is_sampled for e in pde._equations)
+    if plan.solver != "collocation" or pde.n_dims < 2 or not pde.is_linear or pde.unknowns is not None or sampled:
+        return False
+    waves = importlib.import_module("sciml.solvers.gp_pde.joint").wave_matrix(pde)
+    box = pde.domain.box
+    return waves is not None and float(np.linalg.norm(waves, 2) * np.linalg.norm(box.upper - box.lower) / 2) >= WAVES
+
+
+def _by_waves(pde, call, yardstick):
+    """Climb with plane waves, or None where they do not arrive."""
+    joint = importlib.import_module("sciml.solvers.gp_pde.joint")
+    plan = joint.joint_plan(
+        pde,
+        rng=call.rng,
+        frequencies=call.frequencies,
+        max_features=call.max_features,
+        max_frequency=call.max_frequency,
+    )
+    context = Context(pde, plan, call, yardstick)
+    loop = _climb(context, max(1e-3 * call.tol, 3e-15))
+    return (context, loop) if context.best is not None and context.best.estimate <= call.tol else None
 
 
 def _climb(context, tol, steps=None, first=None):
@@ -403,6 +448,8 @@ def _result(pde, context, record, loop, status, reason, settings, seconds):
     size = float(record.sizes.max())
     if record.spread == 0 and size > 0:
         context.yardstick.propagated(record, size)
+    # Of waves that are not resolved two bases may agree, or a large residual hide beside a larger u.
+    unknown = record.estimate > UNKNOWN or record.residual_rms > 0.1
     target = record.estimate * size if math.isfinite(record.estimate) else size
     factor = target / record.spread if record.spread > 0 else 0.0
     plan = context.plan
@@ -438,7 +485,7 @@ def _result(pde, context, record, loop, status, reason, settings, seconds):
         n_iter=loop.n_iter,
         history=loop.history,
         settings=settings,
-        error_estimate=record.estimate,
+        error_estimate=math.inf if status != "converged" and unknown else record.estimate,
         report=report,
         coefficients=record.posterior.theta.detach().cpu().numpy(),
         factor=factor,
