@@ -78,9 +78,9 @@ left.bar(np.arange(20), share, color="C0")
 left.axhline(0.95, color="k", ls="--", lw=1)
 left.set(xlabel="repetition", ylabel="share of the string inside the band", ylim=(0, 1.02), xticks=range(0, 20, 5))
 right.plot(stated, error, "o")
-ends = [0.5 * min(error + stated), 2 * max(error + stated)]
-right.plot(ends, ends, "k--", lw=1)
-right.set(xscale="log", yscale="log", xlabel="relative error stated", ylabel="relative error", xlim=ends, ylim=ends)
+top = 1.1 * max(error + stated)
+right.plot([0, top], [0, top], "k--", lw=1)
+right.set(xlabel="relative error stated", ylabel="relative error", xlim=(0, top), ylim=(0, top))
 plt.show()
 
 # %%
