@@ -351,7 +351,8 @@ class _March:
         """The size of u in a slab, and its own error over the slab and at its end."""
         points = self.spots(a, b)
         size = self.norm(solution.posterior, points)
-        own = solution.error_estimate * size if size > 0 else 0.0
+        # Conditions that contradict one another are not met, however well two bases agree on how.
+        own = max(solution.error_estimate, solution.report["boundary_residual"] or 0.0) * size if size > 0 else 0.0
         at_end = points.clone()
         at_end[:, self.dim] = b
         spread = [solution.posterior.deviation(at_end[:150], i).square().mean() for i in self.pde._indices]

@@ -186,6 +186,14 @@ def test_what_cannot_be_cut_is_refused_with_the_reason():
             solve_pde(dataclasses.replace(pde, **changed), slabs=2)
 
 
+def test_contradicting_data_are_no_small_error():
+    hot = PDE(Box([(0, 1), (0, 1)]), {(0, 1): 1.0, (2, 0): -1.0}, 0.0, [Initial(1.0), WALLS])
+    with pytest.warns(match="must agree where faces meet"), pytest.warns(match="not_converged"):
+        solution = solve_pde(hot, slabs=2, max_iter=2)
+    assert solution.status == "not_converged"
+    assert solution.error_estimate > 0.01
+
+
 def test_a_callback_stops_and_the_status_says_where():
     pde, u = advection()
     with pytest.warns(match="stopped at t = 0.25"):
