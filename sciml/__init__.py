@@ -17,13 +17,18 @@ __version__ = "0.1.0"
 _WHERE = {
     "Box": "sciml.solvers.gp_pde",
     "Dirichlet": "sciml.solvers.gp_pde",
+    "FourierFrame": "sciml.solvers.gp_pde",
+    "GPHM": "sciml.solvers.gp_pde",
+    "GPPDERegressor": "sciml.solvers.gp_pde.estimator",
     "GPRegressor": "sciml.solvers.gp_regression.estimator",
     "Initial": "sciml.solvers.gp_pde",
+    "KernelMethod": "sciml.solvers.gp_pde",
     "Neumann": "sciml.solvers.gp_pde",
     "PDE": "sciml.solvers.gp_pde",
     "Periodic": "sciml.solvers.gp_pde",
     "Region": "sciml.solvers.gp_pde",
     "Robin": "sciml.solvers.gp_pde",
+    "UnknownFunction": "sciml.solvers.gp_pde",
     "config_context": "sciml._config",
     "fit_gp": "sciml.solvers.gp_regression",
     "get_config": "sciml._config",
@@ -70,7 +75,22 @@ if TYPE_CHECKING:
     from sciml._trace import trace
     from sciml._versions import show_versions
     from sciml.results import load
-    from sciml.solvers.gp_pde import PDE, Box, Dirichlet, Initial, Neumann, Periodic, Region, Robin, solve_pde
+    from sciml.solvers.gp_pde import (
+        GPHM,
+        PDE,
+        Box,
+        Dirichlet,
+        FourierFrame,
+        Initial,
+        KernelMethod,
+        Neumann,
+        Periodic,
+        Region,
+        Robin,
+        UnknownFunction,
+        solve_pde,
+    )
+    from sciml.solvers.gp_pde.estimator import GPPDERegressor
     from sciml.solvers.gp_regression import fit_gp
     from sciml.solvers.gp_regression.estimator import GPRegressor
 

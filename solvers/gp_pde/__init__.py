@@ -1,6 +1,7 @@
 """Partial differential equations of high frequency and many scales, by spectral-mixture Gaussian processes.
 
-Question  Solve L u = f with conditions on the boundary, when u oscillates ten to a thousand times across the domain.
+Question  Solve L u + N(u) = f with conditions on the boundary, when u oscillates ten to a thousand times across the
+          domain; for one unknown or several, in space or in time, with noise, or with parameters to be learned.
 Prior     u is a Gaussian process whose spectrum has few peaks; conditioning on the equation is one factorisation.
 Answer    A function of points with derivatives, standard deviation and spectrum, and a certificate that does not
           flatter.
@@ -15,6 +16,8 @@ from sciml.solvers.gp_pde.conditions import Periodic as Periodic
 from sciml.solvers.gp_pde.conditions import Robin as Robin
 from sciml.solvers.gp_pde.domain import Box as Box
 from sciml.solvers.gp_pde.domain import Region as Region
+from sciml.solvers.gp_pde.estimator import GPPDERegressor as GPPDERegressor
+from sciml.solvers.gp_pde.frame import FourierFrame as FourierFrame
 from sciml.solvers.gp_pde.gphm import GPHM as GPHM
 from sciml.solvers.gp_pde.gphm import gphm_steps as gphm_steps
 from sciml.solvers.gp_pde.gphm_objective import GPHMObjective as GPHMObjective
