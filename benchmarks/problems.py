@@ -272,7 +272,7 @@ def cube(stretch=1.0, frequency_scale=1.0):
         LAPLACE_3D,
         source=lambda X: -3 * w**2 * sin(w * X).prod(axis=1) - 3 * sin(X.sum(axis=1)),
         solution=lambda X: sin(w * X).prod(axis=1) + sin(X.sum(axis=1)),
-        n_test=41,
+        n_test=43,  # 41 would put every node where sin 40x vanishes
     )
 
 
@@ -298,3 +298,85 @@ def problem(name, *, stretch=1.0, frequency_scale=1.0, **options):
     if name not in PROBLEMS:
         raise ValueError(f"name must be one of {', '.join(PROBLEMS)}; got {name!r}.")
     return PROBLEMS[name](stretch=stretch, frequency_scale=frequency_scale, **options)
+
+
+# Nonlinear problems, which the peers here do not solve
+
+
+@dataclass(frozen=True)
+class NonlinearProblem(Problem):
+    """A problem with a pointwise nonlinear term, L u + N(u) = f, whose solution is known.
+
+    Attributes
+    ----------
+    term, slope : callable
+        N and dN / du, u (n,) -> (n,).
+    """
+
+    term: Callable = None
+    slope: Callable = None
+
+
+def _cubic(name, title, box, operator, image, solution, linear=-1.0, n_test=300):
+    """Return L u + u^3 + linear u = f from u and L u."""
+    return NonlinearProblem(
+        name,
+        title,
+        box,
+        operator,
+        source=lambda X: image(X) + solution(X) ** 3 + linear * solution(X),
+        solution=solution,
+        n_test=n_test,
+        term=lambda u: u**3 + linear * u,
+        slope=lambda u: 3 * u**2 + linear,
+    )
+
+
+def p6(stretch=1.0, frequency_scale=1.0):
+    """P1 under a double-well force."""
+    p = p1(stretch, frequency_scale)
+    return _cubic("P6", p.title, p.box, SECOND, p.source, p.solution)
+
+
+def p7(stretch=1.0, frequency_scale=1.0):
+    """P2 under a double-well force."""
+    p = p2(stretch, frequency_scale)
+    return _cubic("P7", p.title, p.box, SECOND, p.source, p.solution)
+
+
+def p10(stretch=1.0, frequency_scale=1.0):
+    """A product of three scales in each variable, under a double-well force."""
+    waves = [(1.0, frequency_scale, -pi / 2), (0.1, 20 * frequency_scale, -pi / 2), (1.0, 100 * frequency_scale, 0.0)]
+
+    def value(t, order=0):
+        return sum(c * w**order * cos(w * t + p + order * pi / 2) for c, w, p in waves)
+
+    return _cubic(
+        "P10",
+        "g(x) g(y), g(t) = sin t + 0.1 sin 20t + cos 100t",
+        ((0.0, stretch),) * 2,
+        LAPLACE,
+        image=lambda X: value(X[:, 0], 2) * value(X[:, 1]) + value(X[:, 0]) * value(X[:, 1], 2),
+        solution=lambda X: value(X[:, 0]) * value(X[:, 1]),
+    )
+
+
+def elliptic(stretch=1.0, frequency_scale=1.0):
+    """The nonlinear elliptic problem of Chen et al. (2021), -Laplacian u + u^3 = f."""
+    a, b = pi * frequency_scale, 4 * pi * frequency_scale
+
+    def wave(X, w):
+        return sin(w * X[:, 0]) * sin(w * X[:, 1])
+
+    return _cubic(
+        "elliptic",
+        "sin pi x sin pi y + 2 sin 4 pi x sin 4 pi y",
+        ((0.0, stretch),) * 2,
+        {(2, 0): -1.0, (0, 2): -1.0},
+        image=lambda X: 2 * a**2 * wave(X, a) + 4 * b**2 * wave(X, b),
+        solution=lambda X: wave(X, a) + 2 * wave(X, b),
+        linear=0.0,
+    )
+
+
+NONLINEAR = {"P6": p6, "P7": p7, "P10": p10, "elliptic": elliptic}
