@@ -16,7 +16,6 @@ from sciml.solvers.gp_pde.conditions import Periodic as Periodic
 from sciml.solvers.gp_pde.conditions import Robin as Robin
 from sciml.solvers.gp_pde.domain import Box as Box
 from sciml.solvers.gp_pde.domain import Region as Region
-from sciml.solvers.gp_pde.estimator import GPPDERegressor as GPPDERegressor
 from sciml.solvers.gp_pde.frame import FourierFrame as FourierFrame
 from sciml.solvers.gp_pde.gphm import GPHM as GPHM
 from sciml.solvers.gp_pde.gphm import gphm_steps as gphm_steps
