@@ -123,14 +123,14 @@ class NonlinearTerm:
         out = out.detach().cpu().numpy() if hasattr(out, "detach") else np.asarray(out)
         if out.dtype.kind not in "fiubc":
             raise InvalidInputError(f"nonlinear must return real numbers; got dtype {out.dtype}.")
-        out = out if out.dtype.kind == "c" else out.astype(float)
+        out, given = out if out.dtype.kind == "c" else out.astype(float), out.shape
         if out.ndim == 0:
             out = np.full((n, self.n_equations), out)
         if out.ndim == 1 and self.n_equations == 1:
             out = out[:, None]
         if out.shape != (n, self.n_equations):
             want = f"({n}, {self.n_equations})" if self.system else f"({n},)"
-            raise InvalidInputError(f"nonlinear must return shape {want} for {n} points; got {out.shape}.")
+            raise InvalidInputError(f"nonlinear must return shape {want} for {n} points; got {given}.")
         return out
 
     def _given(self, X, u, grad):
@@ -145,22 +145,26 @@ class NonlinearTerm:
                     f"takes the gradient; got {type(slope).__name__}."
                 )
             by_u, by_grad = (np.asarray(s.detach() if hasattr(s, "detach") else s, float) for s in slope)
-            by_grad = np.broadcast_to(by_grad, (n, E, m, d) if self.system else (n, d)).reshape(n, E, m, d).copy()
+            want = (n, E, m, d) if self.system else (n, d)
+            by_grad = self._slope_of_shape(by_grad, want, " in grad").reshape(n, E, m, d)
         else:
             by_u = np.asarray(slope.detach() if hasattr(slope, "detach") else slope, float)
             by_grad = None
-        try:
-            by_u = np.broadcast_to(by_u, (n, E, m) if self.system else (n,)).reshape(n, E, m).copy()
-        except ValueError as error:
-            want = f"({n}, {E}, {m})" if self.system else f"({n},)"
-            raise InvalidInputError(
-                f"the derivative of nonlinear must return shape {want} for {n} points; got {by_u.shape}."
-            ) from error
+        by_u = self._slope_of_shape(by_u, (n, E, m) if self.system else (n,), "").reshape(n, E, m)
         out = value, by_u, by_grad
         if not self._checked:
             self._checked = True
             self._compare(X, u, grad, out, "the derivative given with nonlinear is not that of N")
         return out
+
+    @staticmethod
+    def _slope_of_shape(slope, shape, name):
+        try:
+            return np.broadcast_to(slope, shape).copy()
+        except ValueError as error:
+            raise InvalidInputError(
+                f"the derivative of nonlinear{name} must return shape {shape} for {shape[0]} points; got {slope.shape}."
+            ) from error
 
     def _traced(self, X, u, grad):
         with torch.enable_grad():  # the caller may have switched gradients off
@@ -173,8 +177,8 @@ class NonlinearTerm:
         value = self._value(*self._arguments(X, u, grad))
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"it returned {type(value).__name__}, not a tensor")
-        shaped = value.reshape(len(X), 1) if value.ndim == 1 and self.n_equations == 1 else value
-        self._shaped(shaped, len(X))
+        self._shaped(value, len(X))
+        shaped = value[:, None] if value.ndim == 1 and self.n_equations == 1 else value
         if shaped.ndim == 0:
             shaped = shaped.expand(len(X), self.n_equations)
         leaves = (u, grad) if self.takes_gradient else (u,)
@@ -215,9 +219,11 @@ class NonlinearTerm:
             exact = exact + np.einsum("nemd,nmd->ne", out[2], dg)
         h = 1e-5
         ahead, behind = self.values(X, u + h * du, grad + h * dg), self.values(X, u - h * du, grad - h * dg)
-        rough = (ahead - behind) / (2 * h)
-        size = np.abs(exact) + np.abs(rough) + 1e-10 * (np.abs(ahead) + np.abs(behind)) / h
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):  # N may overflow
+            rough = (ahead - behind) / (2 * h)
+            # Where the slope vanishes, as that of u^3 does at zero, differences leave h^2 of what a long step changes.
+            long = np.nan_to_num(np.abs(self.values(X, u + du, grad + dg) - out[0]), posinf=0.0)
+            size = np.abs(exact) + np.abs(rough) + 1e-10 * (np.abs(ahead) + np.abs(behind)) / h + h * long
             off = np.abs(exact - rough) / np.where(size > 0, size, 1.0)
         off = off[np.isfinite(off)]
         if len(off) and np.quantile(off, 0.9) > WRONG:  # a few points may lie beside a kink
