@@ -277,7 +277,10 @@ def solve_pde_steps(context, max_level=12, first=None):
             raise InvalidInputError(
                 "max_features must admit the smallest basis of this problem, which needs more. Raise max_features."
             )
-        context.judge(previous, None)
+        below = None
+        if first is not None and previous is first[1] and first[0] > 0:  # no richer basis: a poorer one has to do
+            below = context.solve(context.plan.rungs(first[0] - 1))
+        context.judge(previous, below)
         context.best = previous
         yield Step(
             previous, previous.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms}
