@@ -227,7 +227,7 @@ class NonuniformFourier(LinearOperator):
             flat = i if flat is None else (flat[:, :, None] * M + i[:, None, :]).flatten(1)
         return flat
 
-    def interpolate(self, grid):
+    def _interpolate(self, grid):
         """Values at the points of a real grid (M_1, ..., M_d) under the bump; shape (n,)."""
         d, grid = len(self.n_modes), grid.reshape(-1)
         out = grid.new_empty(len(self._tile), self.row_size)
@@ -240,8 +240,8 @@ class NonuniformFourier(LinearOperator):
             out[rows] = Y.reshape(len(W[0]), -1)
         return out.reshape(-1)[self._slot]
 
-    def spread(self, c):
-        """The adjoint of `interpolate`: real strengths c (n,) to a grid (M_1, ..., M_d)."""
+    def _spread(self, c):
+        """The adjoint of interpolation: real strengths c (n,) to a grid (M_1, ..., M_d)."""
         d = len(self.n_modes)
         values = c.new_zeros(len(self._tile) * self.row_size).index_copy_(0, self._slot, c)
         values = values.reshape(-1, self.row_size, 1)
@@ -288,12 +288,23 @@ class NonuniformFourier(LinearOperator):
         """
         dims = tuple(range(len(self.n_modes)))
         half = self._padded(self._scaled(F))[..., : self.grid_shape[-1] // 2 + 1]
-        return self.interpolate(torch.fft.irfftn(half, s=self.grid_shape, dim=dims, norm="forward"))
+        return self._interpolate(torch.fft.irfftn(half, s=self.grid_shape, dim=dims, norm="forward"))
 
     def real_moments(self, c):
-        """Type 1 for real strengths c (n,), at half the cost; complex modes (N_1, ..., N_d), every N odd."""
+        """Transform real strengths as type 1 does, at half the cost.
+
+        Parameters
+        ----------
+        c : torch.Tensor, shape (n,)
+            Strengths, real.
+
+        Returns
+        -------
+        torch.Tensor, shape (N_1, ..., N_d)
+            Complex modes, by rising frequency; every N must be odd.
+        """
         dims = tuple(range(len(self.n_modes)))
-        half = torch.fft.rfftn(self.spread(c), dim=dims)
+        half = torch.fft.rfftn(self._spread(c), dim=dims)
         right = half[..., : self.n_modes[-1] // 2 + 1]
         right = right.roll([N // 2 for N in self.n_modes[:-1]], dims[:-1]) if len(dims) > 1 else right
         right = right[tuple(slice(0, N) for N in self.n_modes[:-1])]
@@ -306,15 +317,15 @@ class NonuniformFourier(LinearOperator):
         for F in X.mT.reshape(-1, self.shape[1]):
             grid = self._padded(self._scaled(F.reshape(self.n_modes).to(torch.complex128)))
             grid = torch.fft.ifftn(grid, dim=dims, norm="forward")
-            out.append(torch.complex(self.interpolate(grid.real), self.interpolate(grid.imag)))
+            out.append(torch.complex(self._interpolate(grid.real), self._interpolate(grid.imag)))
         return torch.stack(out, dim=-1).reshape(self.shape[0], *X.shape[:-2], X.shape[-1]).movedim(0, -2)
 
     def _apply_adjoint(self, X):
         dims = tuple(range(len(self.n_modes)))
         out = []
         for c in X.mT.reshape(-1, self.shape[0]):
-            grid = self.spread(c.real.double().contiguous()).to(torch.complex128)
+            grid = self._spread(c.real.double().contiguous()).to(torch.complex128)
             if c.is_complex():
-                grid = grid + 1j * self.spread(c.imag.double().contiguous())
+                grid = grid + 1j * self._spread(c.imag.double().contiguous())
             out.append(self._scaled(self._cropped(torch.fft.fftn(grid, dim=dims))).reshape(-1))
         return torch.stack(out, dim=-1).reshape(self.shape[1], *X.shape[:-2], X.shape[-1]).movedim(0, -2)
