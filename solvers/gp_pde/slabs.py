@@ -280,7 +280,7 @@ class _March:
         """Solve a slab: where the slabs before went well, two bases are enough, and the ladder is climbed if not."""
         if self.slabs and self.call.max_iter is None and self.easy:
             solution = self.solve(pde, target, max_iter=0)
-            near = solution.error_estimate <= 2 * target or self.rounds(solution)
+            near = solution.error_estimate <= (30 if self.rounds(solution) else 2) * target
             if solution.status == "converged" or near:
                 return solution
             self.easy = False
