@@ -89,7 +89,7 @@ class Context:
         if self.pde.is_linear and self.pde.is_constant:
             out = solve_tensor(self.pde, basis, *self.plan.parts, device=self.device)
         else:
-            known = self._known()
+            known = None if self.pde.is_linear else self._known()
             start = known if known is None or not hasattr(known, "posterior") else self._values_of(known)
             out = solve_tensor_newton(self.pde, basis, *self.plan.parts, start=start, device=self.device)
         if isinstance(out, str):

@@ -216,6 +216,9 @@ def _on_box(pde, rng, carriers, frequencies, max_features, data_tol=1e-13):
         return ProductBasis(tuple(n.axis(level, pace) for n in needs))
 
     parts, reason = separable_parts(pde, frozen=not pde.is_linear)
+    if parts is None and d > 1 and (flat(0) is None or flat(1) is None) and tensor(0) is not None:
+        near = separable_parts(pde, frozen=True)  # variable coefficients: a neighbour that preconditions
+        parts, reason = near if near[0] is not None else (parts, reason)
     kind = "carriers" if any(n.omega for n in needs) else "plain Chebyshev (carriers would not pay)"
     if d == 1 and (flat(0) is None or flat(1) is None):
         plan = Plan(

@@ -467,7 +467,7 @@ def _result(pde, context, record, loop, status, reason, settings, seconds):
         "alias_margin": plan.alias["margin"],
         "singularity": record.resonance,
         "carriers": plan.carriers,
-        "iterations": record.newton.total if record.newton is not None else 1,
+        "iterations": record.newton.total if record.newton is not None and not pde.is_linear else 1,
         "smallest_singular_value": smallest_singular_value(context.yardstick, record),
         "seconds": seconds,
         "notes": context.notes,

@@ -71,6 +71,8 @@ def solve_tensor_newton(pde, basis, axes, ends, start=None, device="cpu"):
         dtype="float64",
     )
     theta, newton = loop.value
+    if problem.stuck > (1e-8 if pde.is_linear else 1e-2) and (pde.is_linear or not newton.settled):
+        return f"GMRES stopped at {problem.stuck:.0e}: the operator is too far from its constant, separable part"
     smallest = problem.smallest(theta)
     linear = float(tensor.total.abs().min())
     low = symbol_size({a: np.mean(c) for a, c in problem.terms.items()}, np.pi / (pde.domain.upper - pde.domain.lower))
@@ -101,7 +103,7 @@ class _Pointwise:
             self.features[j][0].T * torch.as_tensor(rules[j][1], device=device) for j in range(d)
         ]  # quadrature projections
         self.f = self.projected(pde._source(self.X))
-        self.inner = 0
+        self.inner, self.stuck = 0, 0.0
 
     def _rest(self, axes):
         """Terms of the operator that the Kronecker sum leaves out."""
@@ -187,6 +189,8 @@ class _Pointwise:
             return b
         out = gmres(matvec, b.reshape(-1), tol=tol, max_iter=400, restart=80, on_failure="ignore", progress=False)
         self.inner += out.n_iter
+        if tol == INNER:
+            self.stuck = max(self.stuck, float(np.max(out.residual)))
         return out.value.reshape(shape)
 
     def smallest(self, theta):
