@@ -175,7 +175,7 @@ class Nodes:
             value = part * self.pde._nonlinear.values(X, u, grad)[:, e].real - self.sources[e]
             out.append(self.linear[e] @ theta + torch.as_tensor(value, device=self.device))
         out.append(self.edge @ theta - torch.as_tensor(self.edge_rhs, device=self.device))
-        return torch.nan_to_num(torch.cat(out), nan=math.inf)
+        return torch.nan_to_num(torch.cat(out), nan=math.inf, posinf=math.inf, neginf=math.inf)
 
     def fit(self, start):
         """Coefficients of a function, ``start(X) -> (n, m)``, by least squares at the collocation points."""

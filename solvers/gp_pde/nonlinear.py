@@ -21,6 +21,7 @@ from sciml.exceptions import FallbackWarning, InvalidInputError, InvalidTypeErro
 __all__ = ["NonlinearTerm"]
 
 STEP = 1e-30  # of the complex derivative: no cancellation, so it may be tiny
+CHECKS = 3  # of a given derivative, one an iterate: the first is often zero, where many a wrong one is right
 WRONG = 1e-4  # relative disagreement with differences beyond which a derivative is refused
 
 
@@ -71,7 +72,7 @@ class NonlinearTerm:
         self.takes_gradient = names is not None and len(names) == 3
         self.n_dims, self.n_unknowns, self.n_equations, self.system = n_dims, n_unknowns, n_equations, system
         self._way = "given" if self._slope is not None else None
-        self._checked = self._slope is None
+        self._checks = CHECKS if self._slope is not None else 0
 
     def values(self, X, u, grad):
         """Evaluate N at X (n, d), u (n, m), grad (n, m, d), NumPy; returns (n, E), which may hold inf or NaN."""
@@ -152,8 +153,8 @@ class NonlinearTerm:
             by_grad = None
         by_u = self._slope_of_shape(by_u, (n, E, m) if self.system else (n,), "").reshape(n, E, m)
         out = value, by_u, by_grad
-        if not self._checked:
-            self._checked = True
+        if self._checks:
+            self._checks -= 1
             self._compare(X, u, grad, out, "the derivative given with nonlinear is not that of N")
         return out
 

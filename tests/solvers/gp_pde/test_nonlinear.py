@@ -185,6 +185,21 @@ def test_a_wrong_derivative_is_refused(slope, rng):
         NonlinearTerm((lambda X, u: u**3, slope), D).linearised(X, u, grad)
 
 
+def test_a_derivative_that_is_wrong_except_at_zero_is_refused_later(rng):
+    X, u, grad = arrays(rng)
+    term = NonlinearTerm((lambda X, u: u**3, lambda X, u: u**2), D)
+    assert_array_equal(term.linearised(X, 0 * u, grad)[1], 0)
+    with pytest.raises(InvalidInputError, match="is not that of N"):
+        term.linearised(X, u, grad)
+
+
+def test_a_derivative_that_is_right_passes_at_zero(rng):
+    X, u, grad = arrays(rng)
+    term = NonlinearTerm((lambda X, u: u**3 + u**2, lambda X, u: 3 * u**2 + 2 * u), D)
+    for _ in range(4):
+        assert_array_equal(term.linearised(X, 0 * u, grad)[1], 0)
+
+
 def test_a_wrong_derivative_in_the_gradient_is_refused(rng):
     X, u, grad = arrays(rng)
     pair = (lambda X, u, grad: u * grad[:, 0], lambda X, u, grad: (grad[:, 0], np.stack([u, u], 1)))
