@@ -245,7 +245,8 @@ class BasisChoice:
         (callable, numpy.ndarray, int) or None
             p -> JointBasis; points (n, d); points on each face. None beyond ``max_features``.
         """
-        grow = {1: 1.25, 2: 1.25}.get(self.d, 1.15) ** level
+        large = math.prod(self.base) > 500 * math.factorial(self.d)
+        grow = (1.25 if self.d < 3 and not large else 1.12) ** level
         base = tuple(int(math.ceil(b * grow)) for b in self.base)
         more = 2 * level if self.d == 1 else level
         sizes = tuple(int(m) + more for m in self.envelope)

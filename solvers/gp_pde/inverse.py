@@ -294,7 +294,7 @@ class _Solver:
             peak = all(values[i] >= values[j] for j in (i - 1, i + 1) if 0 <= j < len(values)) if near == 0 else True
             if peak and (not gap or min(gap) > near):
                 kept.append(i)
-            if len(kept) >= 5:
+            if len(kept) >= (5 if P < 300 else 3 if P < 700 else 2):
                 break
         climbed = [self.climb(search, fits[i]) for i in kept] + list(extra)
         climbed.sort(key=lambda f: -f.objective)
