@@ -20,6 +20,7 @@ SETTINGS = {
     "tol": 1e-8,
     "factor": 10.0,
     "false": 100.0,
+    "n_test": 4000,
 }
 LEAST_HONEST = 0.95  # of all rows
 FEWEST = 8  # what max_features may be
@@ -37,7 +38,7 @@ def levels(solution):
 def row(name, level, case, **options):
     """Return the row of one case at one level, and the solution."""
     (p, solution), _, cpu = timed(lambda: solve(case, **options), 1)
-    X = p.test_points()
+    X = p.random_points(SETTINGS["n_test"], np.random.default_rng(1))
     error, estimate = p.error(np.asarray(solution(X)), X), float(solution.error_estimate)
     found = {
         "test": name,

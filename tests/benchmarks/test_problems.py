@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from benchmarks.problems import PROBLEMS, problem
+from benchmarks.problems import NONLINEAR, PROBLEMS, problem
 
 VARIANTS = [{}, {"stretch": 1.7, "frequency_scale": 0.6}]
 
@@ -95,3 +95,22 @@ def test_zero_source_problems_are_homogeneous(rng):
     for name in ("P11", "boundary-layer"):
         p = problem(name)
         assert_array_equal(p.source(p.random_points(5, rng)), 0.0)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=["published", "variant"])
+@pytest.mark.parametrize("name", NONLINEAR)
+def test_the_source_of_a_nonlinear_problem_is_its_left_side(name, options, rng):
+    p = NONLINEAR[name](**options)
+    X = p.random_points(200, rng)
+    h = 0.05 / highest_frequency(p, X, 1e-5)
+    terms = [value * differences(p.solution, X, index, h) for index, value in p.operator.items()]
+    terms.append(p.term(p.solution(X)))
+    assert_allclose(sum(terms), p.source(X), rtol=0, atol=1e-9 * max(np.abs(term).max() for term in terms))
+    u = rng.standard_normal(50)
+    assert_allclose((p.term(u + 1e-5) - p.term(u - 1e-5)) / 2e-5, p.slope(u), rtol=1e-8, atol=1e-8)
+
+
+def test_the_grid_of_the_cube_sees_its_fast_wave():
+    p = problem("cube")
+    X = p.test_points()
+    assert np.abs(np.sin(40 * X).prod(axis=1)).max() > 0.9
