@@ -252,3 +252,11 @@ def test_words_are_no_numbers(rng):
     X, u, grad = arrays(rng)
     with pytest.raises(InvalidInputError, match="nonlinear must return real numbers; got dtype <U1"):
         NonlinearTerm((lambda X, u: np.full(len(u), "a"), lambda X, u: u), D).linearised(X, u, grad)
+
+
+def test_a_slope_of_zero_is_no_mistake(rng):
+    X, u, grad = arrays(rng)
+    cube = (lambda X, u: u**3, lambda X, u: 3 * u**2)
+    assert_array_equal(NonlinearTerm(cube, D).linearised(X, 0 * u, 0 * grad)[1], 0.0)
+    with pytest.raises(InvalidInputError, match="is not that of N"):
+        NonlinearTerm((cube[0], lambda X, u: 3 * u**2 + 0.1), D).linearised(X, 0 * u, 0 * grad)
