@@ -162,7 +162,9 @@ class Yardstick:
         # The posterior costs as much as the fit: not for a rung that is to be left anyway.
         hopeless = richer is not None and record.n_features > 800 and record.difference > 10 * self.tol
         record.propagated = record.difference if hopeless else self.propagated(record, size)
-        record.estimate = max(record.difference, record.propagated, self._rounded_coordinates(record, size))
+        # Conditions that contradict one another leave a residual that no richer basis lowers.
+        known = record.difference, record.propagated, record.boundary, self._rounded_coordinates(record, size)
+        record.estimate = max(known)
         if size == 0 and worst == 0 and record.boundary == 0:
             record.estimate = 0.0
         if not math.isfinite(record.estimate):

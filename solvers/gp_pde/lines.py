@@ -79,7 +79,7 @@ class AxisNeeds:
         n = self.length + max(8, self.length // 20)
         n = int(math.ceil(n * 1.25**height + 4 * height))
         if self.periodic:  # lengths count polynomials, of which a wave needs pi
-            n = int(n / math.pi) + 12
+            n = int(n / math.pi) + 5
         return (), n, ()
 
     def count(self, level: int = 0, pace: int = 2) -> int:

@@ -60,6 +60,11 @@ def solve_tensor_newton(pde, basis, axes, ends, start=None, device="cpu"):
     tensor = KroneckerSum(pde, basis, axes, ends, device)
     if tensor.refused:
         return tensor.refused
+    if tensor.cancellation < 1e-8:  # L_0 is singular, which L need not be: shift it, and G takes the shift back
+        low = symbol_size(_kept(axes), np.pi / (pde.domain.upper - pde.domain.lower))
+        shift = math.copysign(low, float(tensor.total.real.sum() if tensor.total.is_complex() else tensor.total.sum()))
+        axes = [{**axes[0], 0: axes[0].get(0, 0.0) + shift}, *axes[1:]]
+        tensor = KroneckerSum(pde, basis, axes, ends, device)
     problem = _Pointwise(pde, basis, axes, tensor, device)
     loop = run(
         _newton_steps(problem, start),
@@ -79,6 +84,16 @@ def solve_tensor_newton(pde, basis, axes, ends, start=None, device="cpu"):
     out = TensorSolution(theta, tensor.roots, tensor.eigenvalues, min(1.0, smallest / low))
     out.newton, out.gain, newton.smallest = newton, max(1.0, linear / max(smallest, 1e-300)), smallest
     return out
+
+
+def _kept(axes):
+    """Terms of a Kronecker sum: multi-index to a float."""
+    kept: dict = {}
+    for j, axis in enumerate(axes):
+        for order, c in axis.items():
+            alpha = tuple(order if i == j else 0 for i in range(len(axes)))
+            kept[alpha] = kept.get(alpha, 0.0) + c
+    return kept
 
 
 class _Pointwise:
@@ -107,12 +122,7 @@ class _Pointwise:
 
     def _rest(self, axes):
         """Terms of the operator that the Kronecker sum leaves out."""
-        d, rest = self.basis.n_dims, {}
-        kept = {}
-        for j, axis in enumerate(axes):
-            for order, c in axis.items():
-                alpha = tuple(order if i == j else 0 for i in range(d))
-                kept[alpha] = kept.get(alpha, 0.0) + c
+        kept, rest = _kept(axes), {}
         for alpha in {*self.terms, *kept}:
             difference = self.terms.get(alpha, 0.0) - kept.get(alpha, 0.0)
             if np.max(np.abs(difference)) > 1e-15 * np.max(np.abs(self.terms.get(alpha, 1.0))):
@@ -202,9 +212,11 @@ class _Pointwise:
         v = self.tensor.solve(torch.as_tensor(rng.standard_normal(shape), device=self.device))
         growth = 0.0
         for _ in range(3):
-            v = v / torch.linalg.norm(v)
-            v = self.correction(terms, v, tol=1e-3)
-            growth = max(growth, float(torch.linalg.norm(v)))
+            v = self.correction(terms, v / torch.linalg.norm(v), tol=1e-3)
+            size = float(torch.linalg.norm(v))
+            if not 0 < size < math.inf:  # no solution for this right side: the operator is singular
+                return 0.0
+            growth = max(growth, size)
         return 1 / growth if growth > 0 else math.inf
 
 
