@@ -1,5 +1,7 @@
 """Unknown numbers and functions from noisy observations: values, standard deviations, and a status that is true."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,17 @@ def test_sensitivity_is_the_derivative_of_u():
         up, down = (search.evaluate(p + s * step, search.start_hyper()).given.mean for s in (1, -1))
         slope = (up - down) / 2e-4
         assert_allclose((at.Phi @ D[:, j]).numpy(), slope.numpy(), rtol=0, atol=1e-5 * float(slope.abs().max()))
+
+
+def test_sensitivity_is_not_bound_by_what_u_needed():
+    x, y = wave(12)
+    search = search_of(PDE(LINE, {2: 1.0, 0: "k"}, parameters={"k": (5.0, 30.0)}, observations=(x, y, 0.01)))
+    given = search.evaluate(np.array([16.0]), search.start_hyper()).given
+    theta = given.theta + given.root @ torch.ones(given.root.shape[1], dtype=torch.float64)  # free waves
+    narrow = dataclasses.replace(given, prior=1e-12 * given.prior)
+    D = search.model.sensitivity(narrow, theta)[:, 0]
+    u = search.model.rows(np.array([17.0]), {})[1][0].A @ theta - given.A @ theta  # dL / dk u = u
+    assert_allclose((given.A @ D).numpy(), -u.numpy(), rtol=0, atol=1e-6 * float(u.abs().max()))
 
 
 def test_scan_is_finer_where_waves_turn_faster():
