@@ -164,7 +164,8 @@ class Yardstick:
         record.propagated = record.difference if hopeless else self.propagated(record, size)
         # Conditions that contradict one another leave a residual that no richer basis lowers.
         known = record.difference, record.propagated, record.boundary, self._rounded_coordinates(record, size)
-        record.estimate = max(known)
+        unsettled = 0.0 if record.newton is None or record.newton.settled else record.newton.step
+        record.estimate = max(*known, unsettled)
         if size == 0 and worst == 0 and record.boundary == 0:
             record.estimate = 0.0
         if not math.isfinite(record.estimate):

@@ -31,6 +31,8 @@ __all__ = ["Context", "explore_steps", "solve_pde_steps"]
 
 logger = logging.getLogger(__name__)
 
+LOST = 3  # rungs in a row on which Gauss-Newton did not settle: there may be no solution near its start
+
 
 class Context:
     """A problem with its plan, its yardstick, and the rungs climbed so far.
@@ -196,7 +198,7 @@ def explore_steps(context, max_level=12):
     Step
         criterion : relative size of u that the residual at fresh points stands for, at most 1e300.
     """
-    best = math.inf
+    best, lost = math.inf, 0
     for level in range(max_level + 1):
         basis = context.plan.rungs(level)
         if basis is None:
@@ -212,6 +214,9 @@ def explore_steps(context, max_level=12):
         context.judge(record, None)
         logger.debug("exploring rung %d: %d features, %.1e", level, record.n_features, record.propagated)
         yield Step((level, record), min(record.propagated, 1e300), {"n_features": float(record.n_features)})
+        lost = 0 if record.newton.settled else lost + 1
+        if lost >= LOST:
+            return
         if best < 1e-6 and record.propagated > 0.3 * best:
             return  # as good as it gets
         best = min(best, record.propagated)
@@ -234,7 +239,7 @@ def solve_pde_steps(context, max_level=12, first=None):
     Step
         value : Record; criterion : error estimate, dimensionless.
     """
-    previous, worse, level = None, 0, 0
+    previous, worse, level, lost = None, 0, 0, 0
     if first is not None:
         level, previous = first[0] + 1, first[1]
     best = None
@@ -271,6 +276,9 @@ def solve_pde_steps(context, max_level=12, first=None):
                 break  # what is left is noise, which a richer basis does not lower
             if worse >= 4:
                 break
+        lost = lost + 1 if record.newton is not None and not record.newton.settled else 0
+        if lost >= LOST and best is not None:
+            break
         previous = record
     if best is None:
         if previous is None:

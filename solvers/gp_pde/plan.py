@@ -220,7 +220,9 @@ def _on_box(pde, rng, carriers, frequencies, max_features, data_tol=1e-13):
         near = separable_parts(pde, frozen=True)  # variable coefficients: a neighbour that preconditions
         parts, reason = near if near[0] is not None else (parts, reason)
     kind = "carriers" if any(n.omega for n in needs) else "plain Chebyshev (carriers would not pay)"
-    if d == 1 and (flat(0) is None or flat(1) is None):
+    if d == 1 and flat(0) is not None and flat(1) is None:  # room for one rung: the one below it is the answer
+        plan = Plan("collocation", f"one dimension; {kind}, cut short by max_features", lambda k: flat(k - 1), found)
+    elif d == 1 and flat(0) is None:
         plan = Plan(
             "collocation",
             f"one dimension; {kind}, cut short by max_features",

@@ -16,6 +16,7 @@ processes, 2024, arXiv 2311.04465 (the problem and the kernel; the algorithm her
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 import math
@@ -38,6 +39,7 @@ from sciml.linalg.threads import thread_limit
 from sciml.random import generator
 from sciml.solvers.gp_pde.call import Call
 from sciml.solvers.gp_pde.certificate import smallest_singular_value
+from sciml.solvers.gp_pde.conditions import named_faces
 from sciml.solvers.gp_pde.domain import Box
 from sciml.solvers.gp_pde.fast_diagonal import check_corners
 from sciml.solvers.gp_pde.functions import PointFunction, to_numpy
@@ -105,8 +107,8 @@ def solve_pde(
         system, or an earlier solution. Which of several solutions is found depends on it. None starts at the solution
         of the equation linearised at zero.
     noise : {"learn"}, float or dict, optional
-        Noise of the source and of the boundary data: its standard deviation in their units, "learn" to estimate it, or
-        a dict with the keys "source" and "boundary". None: the data are exact.
+        Noise of the source: its standard deviation in units of f, or "learn" to estimate it and that of boundary
+        values; a dict with the keys "source" and "boundary" for one of them each. None: the data are exact.
     frequencies : array, shape (Q,) or (Q, d), optional
         Carriers known beforehand, rad / unit; found by the solver when None.
     max_frequency : float, optional
@@ -184,6 +186,7 @@ def solve_pde(
         raise InvalidTypeError(
             f"pde must be a PDE; got {type(pde).__name__}. Write PDE(domain, operator, source, conditions)."
         )
+    pde, note = _without_needless_observations(pde, noise)
     route, options, method = _route(pde, method, noise)
     tol = check_number("tol", tol, low=10 * np.finfo(float).eps, high=1.0)
     max_features = check_number("max_features", max_features, low=8, integer=True)
@@ -232,6 +235,7 @@ def solve_pde(
     else:
         with thread_limit(1):  # a large rung asks for the others again
             solution = _solve(pde, call) if _slabs(pde, call) == 1 else solve_slabs(pde, call, _solve)
+    solution.report["notes"].extend(note)
     if solution.status != "converged" and on_failure != "ignore":
         text = (
             f"solve_pde: status {solution.status} with error estimate {solution.error_estimate:.1e}, tol={tol:.0e}: "
@@ -241,6 +245,22 @@ def solve_pde(
             raise ConvergenceError(text)
         warnings.warn(text, ConvergenceWarning, stacklevel=caller_level())
     return solution
+
+
+def _without_needless_observations(pde, noise):
+    """An exact problem that its conditions determine learns nothing from values of u; with a note that says so."""
+    if pde._observations is None or pde.parameters or noise is not None or not pde.conditions:
+        return pde, []
+    wheres = [getattr(c, "where", None) for c in pde.conditions]
+    if any(w is not None and (callable(w) or named_faces(w, pde.n_dims) is None) for w in wheres):
+        return pde, []
+    if any(isinstance(getattr(c, "g", None), tuple) for c in pde.conditions):
+        return pde, []
+    try:
+        plain = dataclasses.replace(pde, observations=None)
+    except InvalidInputError:  # conditions alone are not enough
+        return pde, []
+    return plain, ["the equation and its conditions determine u: the observations were not used"]
 
 
 def _route(pde, method, noise):
