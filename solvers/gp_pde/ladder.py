@@ -111,7 +111,7 @@ class Context:
         n_face = max(n_face, getattr(basis, "n_boundary", 0))  # plane waves are known by boundary data alone
         n = max(
             (2 if isinstance(pde.domain, Box) else 3) * p if p < 2400 else int(1.5 * p),
-            6000 if d == 1 and P < 200 else 1500,
+            6000 if d == 1 and P < 200 and pde.is_linear else 1500,
         )
         sources = [e.source for e in pde._equations]
         total = len(sources) * max([len(s.points) for s in sources if s.is_sampled], default=n)
