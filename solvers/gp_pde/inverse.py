@@ -300,7 +300,7 @@ class _Solver:
         climbed.sort(key=lambda f: -f.objective)
         out = []
         for fit in climbed:  # one of each: several starts may reach the same maximum
-            gap = [np.max(np.abs(fit.p - other.p) / spread) for other in out]
+            gap = [np.max(np.abs(fit.p - other.p) / spread, initial=0.0) for other in out]
             if not gap or min(gap) > 1e-3:
                 out.append(fit)
         return out

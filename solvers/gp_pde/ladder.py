@@ -65,6 +65,12 @@ class Context:
                 self.notes.append(record.newton.note)
         return record
 
+    def is_dear(self, record):
+        """True where another rung costs more than it is worth once the tolerance is met."""
+        if self.plan.solver != "fast-diagonal":
+            return record.n_features > 1500
+        return record.n_features > (100_000 if self.pde.is_linear and self.pde.is_constant else 8_000)
+
     def judge(self, record, richer):
         """Fill in the certificate of a record; see `Yardstick.judge`."""
         with self.enough_threads(record.n_features):
@@ -272,7 +278,9 @@ def solve_pde_steps(context, max_level=12, first=None):
             yield Step(
                 best, best.estimate, {"n_features": float(previous.n_features), "residual": previous.residual_rms}
             )
-            if best.estimate <= context.tol and (worse or previous.difference <= 1e-3 * context.tol):
+            if best.estimate <= context.tol and (
+                worse or previous.difference <= 1e-3 * context.tol or context.is_dear(record)
+            ):
                 break  # what is left is noise, which a richer basis does not lower
             if worse >= 4:
                 break

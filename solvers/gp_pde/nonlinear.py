@@ -94,7 +94,9 @@ class NonlinearTerm:
             return self._given(X, u, grad)
         if self._way in (None, "torch"):
             try:
-                out = self._traced(X, u, grad)
+                with warnings.catch_warnings():  # what torch has to say of functions for numbers is said below
+                    warnings.simplefilter("ignore", UserWarning)
+                    out = self._traced(X, u, grad)
                 self._way = "torch"
                 return out
             except InvalidInputError:
@@ -103,7 +105,13 @@ class NonlinearTerm:
                 if self._way == "torch":
                     raise
                 self._way = "complex"
-                out = self._stepped(X, u, grad)
+                try:
+                    out = self._stepped(X, u, grad)
+                except (TypeError, ValueError, AttributeError) as second:
+                    raise InvalidInputError(
+                        f"nonlinear must take arrays of points; with tensors it failed ({error}), with NumPy arrays "
+                        f"too ({second}). Write it with operators and functions of torch or NumPy that take arrays."
+                    ) from second
                 self._compare(X, u, grad, out, f"nonlinear could not be differentiated ({error})")
                 warnings.warn(
                     f"nonlinear could not be differentiated by torch ({error}); complex steps are used. Write it with "

@@ -20,6 +20,7 @@ import dataclasses
 import importlib
 import logging
 import math
+import numbers
 import time
 import warnings
 
@@ -186,6 +187,8 @@ def solve_pde(
         raise InvalidTypeError(
             f"pde must be a PDE; got {type(pde).__name__}. Write PDE(domain, operator, source, conditions)."
         )
+    if isinstance(noise, numbers.Real) and noise == 0:  # exact data, in other words
+        noise = None
     pde, note = _without_needless_observations(pde, noise)
     route, options, method = _route(pde, method, noise)
     tol = check_number("tol", tol, low=10 * np.finfo(float).eps, high=1.0)
@@ -388,7 +391,7 @@ def _climb(context, tol, steps=None, first=None):
 def _explore_and_climb(context):
     """Of a nonlinear equation the source tells little of u: a first solution does, from which the ladder is chosen."""
     pde, call, fine = context.pde, context.call, max(1e-3 * context.tol, 3e-15)
-    explored = _climb(context, 1e-9, explore_steps)
+    explored = _climb(context, max(1e-9, 0.1 * context.tol), explore_steps)
     first = explored.value
     if explored.status is Status.STOPPED:
         context.best = first[1]
