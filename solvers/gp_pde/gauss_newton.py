@@ -36,6 +36,7 @@ __all__ = ["NewtonRun", "Nodes", "fields_at", "gauss_newton", "linear_terms"]
 SETTLED = 1e-7  # relative step after which the next one would be rounding, convergence being quadratic
 FLOOR = 1e-5  # a step below that no longer lowers the residual ends at its floor: rounding, or an unresolved u
 HALVINGS = 10
+FREE_FEATURES = 800  # beyond, the function that is free at zero is not sought: it costs a singular value decomposition
 MAX_STEPS = 30
 CONTINUATION = (0.1, 0.25, 0.5, 0.75, 1.0)  # parts of the nonlinear term that are added one after the other
 
@@ -192,7 +193,7 @@ class Nodes:
 
 
 def gauss_newton(nodes, theta=None, start=None, max_steps=MAX_STEPS):
-    """Solve a nonlinear system by Gauss-Newton, with continuation in the nonlinear term as the last resort.
+    """Solve a nonlinear system by Gauss-Newton, with other ways to begin as the last resort.
 
     Parameters
     ----------
@@ -213,6 +214,9 @@ def gauss_newton(nodes, theta=None, start=None, max_steps=MAX_STEPS):
     out = _iterate(nodes, theta, start, 1.0, max_steps)
     if out.settled or theta is not None or start is not None:
         return out
+    free = _along_free_function(nodes, out, max_steps)
+    if free is not None and free.settled:
+        return free
     steps, path = out.steps, None
     for part in CONTINUATION:
         attempt = _iterate(nodes, path, None, part, max_steps)
@@ -223,6 +227,38 @@ def gauss_newton(nodes, theta=None, start=None, max_steps=MAX_STEPS):
     if attempt.step < out.step:
         return NewtonRun(attempt.theta, attempt.system, steps, attempt.step, "continuation in the nonlinear term")
     return out
+
+
+def _along_free_function(nodes, out, max_steps):
+    """Start again along the function that the equation linearised at zero leaves free, where there is one.
+
+    At zero its amplitude does not enter the linear problem, so that Gauss-Newton stands still; the residual along it
+    does tell (Lyapunov and Schmidt).
+    """
+    zero = torch.zeros(nodes.basis.n_features, dtype=torch.float64, device=nodes.device)
+    if len(zero) > FREE_FEATURES:
+        return None
+    system = nodes.system(lambda X: nodes.fields(X, zero))
+    columns = torch.linalg.norm(system.A, dim=0)
+    columns = torch.where(columns > 0, columns, torch.ones_like(columns))
+    _, sigma, Vt = torch.linalg.svd(system.A / columns, full_matrices=False)
+    if float(sigma[-1]) > 1e-6 * float(sigma[-2]):
+        return None
+    v = Vt[-1] / columns
+    v = v / float(_values(nodes, v).abs().max())
+    posterior, unit = system.solve()
+    base = posterior.mean * unit
+    base = base - v * (_values(nodes, base).flatten() @ _values(nodes, v).flatten()) / _values(nodes, v).square().sum()
+    tried = [base + sign * s * v for s in np.logspace(-4, 3, 57) for sign in (1.0, -1.0)]
+    best = min(tried, key=lambda theta: float(torch.linalg.norm(nodes.residual(theta) / system.size)))
+    again = _iterate(nodes, best, None, 1.0, max_steps)
+    return NewtonRun(
+        again.theta,
+        again.system,
+        out.steps + again.steps,
+        again.step,
+        "a start along the function that is free at zero",
+    )
 
 
 def _iterate(nodes, theta, start, part, max_steps):
