@@ -451,6 +451,8 @@ def _status(context, record, tol):
     if context.plan.gap:
         return "not_converged", f"{context.plan.gap}; sample there"
     if not record.estimate <= tol:
+        if record.estimate < 1e-9 and record.residual_rms < 1e-12:
+            return "not_converged", "rounding bounds what can be reached here; loosen tol"
         return "not_converged", "raise max_features or max_iter, or loosen tol"
     if not record.residual_rms <= 10 * max(tol, 1e-13) or not record.boundary <= 10 * max(tol, 1e-13):
         return "not_converged", (
@@ -472,7 +474,7 @@ def _result(pde, context, record, loop, status, reason, settings, seconds):
     if record.spread == 0 and size > 0:
         context.yardstick.propagated(record, size)
     # Of waves that are not resolved two bases may agree, or a large residual hide beside a larger u.
-    unknown = record.estimate > UNKNOWN or record.residual_rms > 0.1
+    unknown = record.estimate > UNKNOWN or record.residual_rms > 0.1 or status == "near_singular"
     target = record.estimate * size if math.isfinite(record.estimate) else size
     factor = target / record.spread if record.spread > 0 else 0.0
     plan = context.plan
