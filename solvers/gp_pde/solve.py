@@ -189,7 +189,8 @@ def solve_pde(
         )
     if isinstance(noise, numbers.Real) and noise == 0:  # exact data, in other words
         noise = None
-    pde, note = _without_needless_observations(pde, noise)
+    own = not isinstance(method, str) or method in ROUTES
+    pde, note = (pde, []) if own else _without_needless_observations(pde, noise)
     route, options, method = _route(pde, method, noise)
     tol = check_number("tol", tol, low=10 * np.finfo(float).eps, high=1.0)
     max_features = check_number("max_features", max_features, low=8, integer=True)

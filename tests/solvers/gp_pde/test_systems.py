@@ -19,7 +19,7 @@ def columns(*parts):
     return torch.stack(parts, 1) if isinstance(parts[0], torch.Tensor) else np.stack(parts, 1)
 
 
-def check(sol, X, *truth, rtol=1e-9):
+def assert_solves(sol, X, *truth, rtol=1e-9):
     """Every unknown on its own scale, and an error estimate that does not flatter."""
     assert sol.status == "converged", sol.report["reason"]
     found = sol(X)
@@ -83,7 +83,7 @@ def rotation(length=6.0, **options):
 
 def test_a_rotation_from_its_initial_values():
     sol = solve_pde(rotation())
-    check(sol, np.linspace(0, 6, 100)[:, None], lambda X: np.sin(X[:, 0]), lambda X: np.cos(X[:, 0]))
+    assert_solves(sol, np.linspace(0, 6, 100)[:, None], lambda X: np.sin(X[:, 0]), lambda X: np.cos(X[:, 0]))
     assert sol.report["smallest_singular_value"] is None
 
 
@@ -100,7 +100,7 @@ def test_cauchy_and_riemann():
     box, known = Box([(0, 1)] * 2), Dirichlet(u, unknown="u")
     point = Dirichlet((np.zeros((1, 2)), np.zeros(1)), unknown="v")
     sol = solve_pde(PDE(box, rows, conditions=[known, point], unknowns=NAMES), tol=1e-6, max_features=500)
-    check(sol, np.random.default_rng(0).random((200, 2)), u, v)
+    assert_solves(sol, np.random.default_rng(0).random((200, 2)), u, v)
     free = solve_pde(PDE(box, rows, conditions=[known], unknowns=NAMES), on_failure="ignore", tol=1e-5, max_iter=1)
     assert free.status == "near_singular"  # v is known but for a constant
 
@@ -126,7 +126,7 @@ def test_a_system_of_mixed_conditions():
         ],
         unknowns=NAMES,
     )
-    check(solve_pde(pde), np.linspace(0, 1, 100)[:, None], u, v)
+    assert_solves(solve_pde(pde), np.linspace(0, 1, 100)[:, None], u, v)
 
 
 def test_a_period_is_one_of_all_unknowns():
@@ -143,7 +143,7 @@ def test_a_period_is_one_of_all_unknowns():
         [Periodic(0)],
         unknowns=NAMES,
     )
-    check(solve_pde(pde), np.linspace(0, 6.28, 100)[:, None], u, v)
+    assert_solves(solve_pde(pde), np.linspace(0, 6.28, 100)[:, None], u, v)
 
 
 def test_samples_of_both_sources(rng):
@@ -161,7 +161,7 @@ def test_samples_of_both_sources(rng):
         [Dirichlet(u, unknown="u"), Dirichlet(v, unknown="v")],
         unknowns=NAMES,
     )
-    check(solve_pde(pde), np.linspace(0, 3, 100)[:, None], u, v, rtol=1e-8)
+    assert_solves(solve_pde(pde), np.linspace(0, 3, 100)[:, None], u, v, rtol=1e-8)
 
 
 # ---------------------------------------------------------------- nonlinear systems
@@ -197,7 +197,7 @@ def reaction(size=1.0):
 def test_unknowns_of_unequal_size(size):
     pde, u, v = reaction(size)
     sol = solve_pde(pde, start=lambda X: columns(u(X), v(X)))
-    check(sol, np.linspace(0, 2, 100)[:, None], u, v)
+    assert_solves(sol, np.linspace(0, 2, 100)[:, None], u, v)
 
 
 def test_predator_and_prey_keep_their_invariant():
@@ -235,7 +235,7 @@ def test_a_gradient_in_a_plane_system():
         unknowns=NAMES,
     )
     sol = solve_pde(pde, tol=1e-7, max_features=500)
-    check(sol, np.random.default_rng(0).random((200, 2)), u, v)
+    assert_solves(sol, np.random.default_rng(0).random((200, 2)), u, v)
 
 
 # ---------------------------------------------------------------- the solution
@@ -310,7 +310,7 @@ def test_torch_goes_in_and_out(turned):
 def test_a_system_may_start_anywhere():
     pde, u, v = reaction()
     sol = solve_pde(pde, start=[0.1, 0.5])
-    check(sol, np.linspace(0, 2, 100)[:, None], u, v)
+    assert_solves(sol, np.linspace(0, 2, 100)[:, None], u, v)
     again = solve_pde(pde, start=sol)
     assert again.report["iterations"] < sol.report["iterations"]
     with pytest.raises(InvalidInputError, match=r"start must return shape \(\d+, 2\)"):
