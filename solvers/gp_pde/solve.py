@@ -452,7 +452,7 @@ def _status(context, record, tol):
     if context.plan.gap:
         return "not_converged", f"{context.plan.gap}; sample there"
     if not record.estimate <= tol:
-        if record.estimate < 1e-9 and record.residual_rms < 1e-12:
+        if record.estimate < 1e-11 and record.residual_rms < 1e-12:
             return "not_converged", "rounding bounds what can be reached here; loosen tol"
         return "not_converged", "raise max_features or max_iter, or loosen tol"
     if not record.residual_rms <= 10 * max(tol, 1e-13) or not record.boundary <= 10 * max(tol, 1e-13):
