@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,8 +88,8 @@ class StructuredPrior:
             for _ in range(1 if q == 0 else 2):  # cosine and sine share their size, so that the prior is stationary
                 block.append(np.full(len(index), q))
                 degree.append(index.astype(float))
-        block = np.concatenate(block)
-        return cls(block, np.concatenate(degree), np.ones(len(block)), np.full(len(block), float(power)))
+        blocks = np.concatenate(block)
+        return cls(blocks, np.concatenate(degree), np.ones(len(blocks)), np.full(len(blocks), float(power)))
 
     @property
     def _power(self):
@@ -194,7 +195,7 @@ class Rows:
     floor: float = 0.0
     weight: torch.Tensor | None = None
     cause: bool = False
-    _small: tuple = field(init=False, repr=False, default=None)
+    _small: tuple | None = field(init=False, repr=False, default=None)
 
     def reduced(self):
         """Rows (at most P + 1) with the same evidence up to what ``_Lost`` restores: A, y, and rows lost."""
@@ -234,7 +235,7 @@ class HyperFit:
     log_evidence: float
     theta: torch.Tensor
     noise: dict
-    posterior: object
+    posterior: Any
     gradient: float = 0.0
 
     def root(self) -> torch.Tensor:
@@ -405,7 +406,7 @@ class Evidence:
         starts = [self.start(0.3), self.start(1.5)] if starts is None else starts
         bounds = self.bounds()
         low, high = np.array(bounds).T if bounds else (np.zeros(0), np.zeros(0))
-        best = None
+        best: Any = None
         for x in starts:
             x = np.clip(x, low, high)
             if len(x):

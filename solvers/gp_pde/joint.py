@@ -69,7 +69,7 @@ class WaveBasis(JointBasis):
     @property
     def n_features(self) -> int:
         """Number of features P."""
-        return JointBasis.n_features.fget(self) + self._n_outgoing
+        return super().n_features + self._n_outgoing
 
     @property
     def _n_outgoing(self):

@@ -60,7 +60,7 @@ class Multipoles:
         r, theta = np.maximum(np.hypot(Y[:, 0], Y[:, 1]), 0.5 * self.radius), np.arctan2(Y[:, 1], Y[:, 0])
         shift = {0: 1.0 + 0.0j}  # of d^alpha C_n over C_{n + j}
         for step in [{1: -k / 2, -1: k / 2}] * alpha[0] + [{1: 0.5j * k, -1: 0.5j * k}] * alpha[1]:
-            moved = {}
+            moved: dict[int, complex] = {}
             for j, c in shift.items():
                 for i, f in step.items():
                     moved[i + j] = moved.get(i + j, 0.0) + c * f

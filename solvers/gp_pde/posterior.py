@@ -35,7 +35,7 @@ __all__ = [
 CHUNK = 20_000_000  # numbers of a feature matrix that are held at once
 
 
-_KINDS: dict[str, type] = {}  # kind -> class: the only classes that a file can name
+_KINDS: dict[str, Any] = {}  # kind -> class: the only classes that a file can name
 
 
 def register(kind):

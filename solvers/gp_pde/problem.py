@@ -305,8 +305,8 @@ class PDE:
             )
         operators, sources = self._per_equation()
         if self.unknowns is None:
-            operator = {alpha: _bound(c, values) for alpha, c in operators[0].items()}
-            source = _bound(sources[0], values)
+            operator: Any = {alpha: _bound(c, values) for alpha, c in operators[0].items()}
+            source: Any = _bound(sources[0], values)
         else:
             operator = [
                 {name: {a: _bound(c, values) for a, c in terms.items()} for name, terms in row.items()}

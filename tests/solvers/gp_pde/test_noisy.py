@@ -161,7 +161,7 @@ def test_noise_levels_are_split_by_kind():
 
 @pytest.mark.parametrize(
     ("noise", "text"),
-    [("lern", "noise must be 'learn'.*got 'lern'"), (-1.0, "at least 0; got -1"), ({"edge": 1.0}, "got 'edge'")],
+    [("lean", "noise must be 'learn'.*got 'lean'"), (-1.0, "at least 0; got -1"), ({"edge": 1.0}, "got 'edge'")],
 )
 def test_errors_name_the_noise(noise, text):
     with pytest.raises(InvalidInputError, match=text):
