@@ -91,7 +91,6 @@ def find_carriers(
     """
     n, d = X.shape
     lower, upper = tuple(map(float, lower)), tuple(map(float, upper))
-    np.array(upper) - np.array(lower)
     max_features = int(n / 1.5) if max_features is None else min(max_features, int(n / 1.5))
     basis = start or JointBasis(lower, upper, np.zeros((0, d)), (4,) * d, ())
     while basis.n_features > max_features and max(basis.n_base) > 1:
