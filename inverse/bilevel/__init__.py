@@ -1,0 +1,13 @@
+r"""Bilevel hyperparameter learning: choose theta so that the solutions of a problem that depends on it are good.
+
+.. math:: \min_\theta \frac1B \sum_i g_i(\hat x_i(\theta), \theta) + r(\theta), \qquad
+          \hat x_i(\theta) = \arg\min_x h_i(x, \theta)
+
+The lower level can only be solved approximately, so neither the value nor the gradient of the upper level is exact:
+every number carries an error bar, and every decision of the search is taken with the bars.
+"""
+
+from sciml.inverse.bilevel.lower import Lower as Lower
+from sciml.inverse.bilevel.lower import LowerProblem as LowerProblem
+from sciml.inverse.bilevel.upper import SquaredError as SquaredError
+from sciml.inverse.bilevel.upper import UpperLoss as UpperLoss
