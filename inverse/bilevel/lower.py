@@ -426,7 +426,8 @@ class _GraphPoint(Point):
             return _product(self._G, self._x, v)
         # Few samples left: a graph of their own costs a gradient once, and saves its share of every later product.
         if 2 * len(rows) <= b:
-            return self._only(rows).hvp(v)
+            part, place = self._only(rows)
+            return part.hvp(v, place)
         self._count.hvp += len(rows)
         full = torch.zeros_like(self.x)
         full[rows] = v
@@ -479,11 +480,15 @@ class _GraphPoint(Point):
         return _GraphPoint(self._problem, self.x[block], self.theta, self.idx[block], Counter())
 
     def _only(self, rows):
+        """Return a linearisation that holds the samples `rows`, and where in it they are."""
         key, point = self._part
-        if key is None or len(key) != len(rows) or not torch.equal(key, rows):
-            point = _GraphPoint(self._problem, self.x[rows], self.theta, self.idx[rows], self._count)
-            self._part = (rows.clone(), point)
-        return point
+        if key is not None and len(rows) <= len(key):
+            place = torch.searchsorted(key, rows)
+            if bool((key[place.clamp(max=len(key) - 1)] == rows).all()):
+                return point, place
+        point = _GraphPoint(self._problem, self.x[rows], self.theta, self.idx[rows], self._count)
+        self._part = (rows.clone(), point)
+        return point, None
 
 
 def _grad(output, inputs, create_graph):
