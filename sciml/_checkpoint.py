@@ -1,4 +1,4 @@
-"""Finished items of :func:`sciml.parallel.map` on disk, found again by what was computed rather than by when.
+"""Values on disk: finished items of :func:`sciml.parallel.map`, found again by what was computed, and single states.
 
 Notation  the key of an item is a hash of the function (its name, its compiled code, its defaults and what it closes
           over), of the item's content, of its random stream and of the settings that change numbers.
@@ -12,12 +12,15 @@ import functools
 import hashlib
 import json
 import os
+import struct
 import sys
 import tempfile
+import tokenize
 import types
 import uuid
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,25 @@ _FORMAT = 1
 # Settings that change numbers; the others change how a task reports, or what memory it takes.
 _NUMERIC = ("device", "dtype", "engine")
 MISSING = object()
+# What reading a file with a wrong byte can raise; a wrong size in a header asks for memory that nobody has.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    IndexError,
+    StopIteration,
+    struct.error,
+    tokenize.TokenError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 class Checkpoint:
@@ -88,23 +110,11 @@ class Checkpoint:
         if not path.exists():
             return MISSING
         try:
-            # Opened here: NumPy leaves a file that it cannot read open.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                head = json.loads(archive["head"].tobytes().decode())
-                arrays = {name: archive[name] for name in archive.files if name != "head"}
+            head, arrays = _read(path)
             if (head["format"], head["key"]) != (_FORMAT, key):
                 raise ValueError(f"it holds format {head['format']!r} of the item {head['key']!r}")
             return _decode(head["value"], arrays)
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            SyntaxError,
-            zipfile.BadZipFile,
-        ) as error:
+        except _DAMAGE as error:
             warnings.warn(
                 f"checkpoint: {str(path)!r} is damaged and its item is computed again ({error}).",
                 FallbackWarning,
@@ -126,14 +136,8 @@ class Checkpoint:
         """
         arrays = {}
         head = {"format": _FORMAT, "key": key, "value": _encode(value, arrays, f"the value of item {index}")}
-        text = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
-        scratch = self.folder / f".{key}.{uuid.uuid4().hex}.part"
         try:
-            with open(scratch, "xb") as file:
-                np.savez(file, head=text, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, self._path(key))
+            _write(self._path(key), head, arrays)
         except OSError as error:
             # The value itself is at hand: a full disk must not cost the run.
             if not self._told:
@@ -144,9 +148,6 @@ class Checkpoint:
                     stacklevel=caller_level(),
                 )
             self._told = True
-        finally:
-            with contextlib.suppress(OSError):
-                scratch.unlink()
 
     def _path(self, key):
         return self.folder / f"{key}.npz"
@@ -158,16 +159,139 @@ def _sciml_version():
     return __version__
 
 
+# ---------------------------------------------------------------- one state, one file
+
+
+def save_state(path, value):
+    """Write a value to one file that :func:`load_state` reads; an interruption leaves the earlier file as it was.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Taken as it stands; a file that exists is replaced by an atomic rename.
+    value : object
+        Arrays of numbers or texts, tensors, numbers, texts, None, sciml results, and lists, tuples and dicts of them,
+        however nested. Nothing is pickled.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder does not exist.
+    InvalidTypeError
+        If a part of the value is of another class; the file is not touched.
+    OSError
+        If the file cannot be written, such as on a full disk.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = save_state(f"{folder}/run.state", {"k": 3, "step": (0.5, None)})
+    ...     load_state(file)
+    {'k': 3, 'step': (0.5, None)}
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InvalidInputError(f"path must lie in a folder that exists; got {str(path)!r}. Make the folder first.")
+    arrays = {}
+    form = _encode(value, arrays, "value", "a state may hold", "Save its parts instead.")
+    _write(path, {"format": _FORMAT, "state": form}, arrays)
+    return path
+
+
+def load_state(path):
+    """Read a value that :func:`save_state` wrote; tensors come back on the CPU, without a graph.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+
+    Returns
+    -------
+    object
+        Equal to what was saved, bit for bit.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    InvalidInputError
+        If the file is damaged, of another origin or of a later format.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = save_state(f"{folder}/run.state", [np.arange(3), "text"])
+    ...     load_state(file)
+    [array([0, 1, 2]), 'text']
+    """
+    path = Path(path)
+    rule = f"path must be a file written by save_state; {str(path)!r}"
+    if not path.exists():
+        raise FileNotFoundError(f"path must be a file written by save_state; there is no {str(path)!r}.")
+    try:
+        head, arrays = _read(path)
+        if head["format"] == _FORMAT:
+            return _decode(head["state"], arrays)
+    except _DAMAGE as error:
+        raise InvalidInputError(
+            f"{rule} is damaged or of another origin ({type(error).__name__}: {error}). Delete it and start anew, or "
+            "restore it from a backup."
+        ) from None
+    raise InvalidInputError(
+        f"{rule} has format {head['format']!r}; this version reads {_FORMAT}. Use the sciml that wrote it."
+    )
+
+
+def _write(path, head, arrays):
+    """Write an archive beside its place and rename it, so that a reader sees all of it or nothing."""
+    text = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(scratch, "xb") as file:
+            np.savez(file, head=text, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def _read(path):
+    """Return the head and the arrays of an archive."""
+    # Opened here: NumPy leaves a file that it cannot read open.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        head = json.loads(archive["head"].tobytes().decode())
+        return head, {name: archive[name] for name in archive.files if name != "head"}
+
+
 # ---------------------------------------------------------------- values to JSON and arrays, and back
 
 
-def _encode(value, arrays, where):
+def _encode(
+    value,
+    arrays,
+    where,
+    rule="with checkpoint, fn must return",
+    remedy="Return one of these, or leave checkpoint out.",
+):
     """Return the JSON form of a value; its arrays go into the dict `arrays`."""
 
     def put(array):
         name = f"a{len(arrays)}"
         arrays[name] = array
         return name
+
+    def inner(part, key):
+        return _encode(part, arrays, f"{where}[{key!r}]", rule, remedy)
 
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
@@ -181,18 +305,16 @@ def _encode(value, arrays, where):
     if _is_tensor(value):
         return {"tensor": put(_numpy(value)), "dtype": str(value.dtype).removeprefix("torch.")}
     if kind in (list, tuple):
-        return {kind.__name__: [_encode(part, arrays, f"{where}[{i}]") for i, part in enumerate(value)]}
+        return {kind.__name__: [inner(part, i) for i, part in enumerate(value)]}
     if kind is dict:
-        pairs = [[key, part] for key, part in value.items()]
-        return {"dict": [[_encode(x, arrays, f"{where}[{key!r}]") for x in (key, part)] for key, part in pairs]}
+        return {"dict": [[inner(key, key), inner(part, key)] for key, part in value.items()]}
     if isinstance(value, Result):
         with tempfile.TemporaryDirectory() as folder:
             data = value.save(Path(folder) / "result.npz").read_bytes()
         return {"result": put(np.frombuffer(data, dtype=np.uint8))}
     raise InvalidTypeError(
-        f"with checkpoint, fn must return arrays of numbers or texts, tensors, numbers, texts, None, sciml results, or "
-        f"lists, tuples and dicts of them; {where} is of type {kind.__name__}. Return one of these, or leave "
-        "checkpoint out."
+        f"{rule} arrays of numbers or texts, tensors, numbers, texts, None, sciml results, or lists, tuples and dicts "
+        f"of them; {where} is of type {kind.__name__}. {remedy}"
     )
 
 
