@@ -1,0 +1,358 @@
+r"""The recommended method: curvature of the upper level, corrected values, and a three-way test with error bars.
+
+.. math:: \text{accept if } (v^+ + b^+) - (v - b) \le -\lambda\, \mathrm{pred}, \qquad
+          \text{reject if } (v^+ - b^+) - (v + b) > -\lambda\, \mathrm{pred}, \qquad \mathrm{pred} = -z^T (\theta^+ - \theta)
+
+and if neither holds the value with the longer bar is computed more exactly: a step is shortened because it was bad,
+never because of noise.
+
+Notation  v, b value of the upper level and its bar; z hypergradient; d direction; t step; S = -H^-1 J.
+Cost      an accepted trial is the next point: its adjoint is the next hypergradient, so it wastes nothing.
+Pitfalls  a decrease below the resolution of the value cannot be seen: the search ends with "accuracy_floor", and says so.
+References  Salehi, Mukherjee, Roberts, Ehrhardt, 2025, arXiv 2308.10098 (the upper and lower bounds of an inexact line
+          search); Xie, Byrd, Nocedal, Analysis of the BFGS method with errors, SIAM J. Optim. 2020.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sciml.inverse.bilevel.directions import Pairs, SecantPart, damped_newton
+from sciml.inverse.bilevel.evaluate import BudgetReached, NotFinite
+from sciml.inverse.bilevel.search import Snapshot
+from sciml.validation import check_number, check_option
+
+__all__ = ["Auto", "auto_steps"]
+
+_UNIT = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Options of the recommended method.
+
+    Parameters
+    ----------
+    direction : {"auto", "gn", "lbfgs", "bb", "gd"}
+        Gauss-Newton, limited-memory BFGS, Barzilai-Borwein or steepest descent; "auto" (the default) takes
+        Gauss-Newton up to 32 hyperparameters, since it needs a linear system for each, else BFGS.
+    certificate : {"adjoint", "plain", "rigorous"}
+        Which values and bars decide: "adjoint" (the default) corrects the value by the adjoint, and takes an estimate
+        of its bar where the Lipschitz constant of the Hessian is unknown, or more than 1000 times that of the loss;
+        "plain" takes the uncorrected value and its proven bar; "rigorous" takes proven bars only.
+    lower_error : {"bound", "newton"}
+        Distance to the minimiser: the bound |G| / mu (the default), or an estimate from the last Newton step, which
+        spares work where mu is tiny, and certifies nothing.
+    trust : float
+        Largest component of a first step, in units of theta; 1.5 by default, which suits logarithms.
+    eps0 : float or None
+        Accuracy of the first lower solve, in units of x; None (the default) takes 0.3 |G(x0)| / mu.
+    armijo : float
+        Fraction of the predicted decrease that is asked for; 1e-4 by default.
+    memory : int
+        Pairs of the limited-memory BFGS; 10 by default.
+    ftol : float
+        Relative decrease below which three accepted steps in a row end the search; 1e-10 by default.
+    max_trials : int
+        Trials of one search at most; 30 by default.
+
+    Examples
+    --------
+    >>> from sciml.inverse.bilevel import Auto
+    >>> Auto(direction="lbfgs").memory
+    10
+    """
+
+    direction: str = "auto"
+    certificate: str = "adjoint"
+    lower_error: str = "bound"
+    trust: float = 1.5
+    eps0: float | None = None
+    armijo: float = 1e-4
+    memory: int = 10
+    ftol: float = 1e-10
+    max_trials: int = 30
+
+    def __post_init__(self):
+        check_option("direction", self.direction, ("auto", "gn", "lbfgs", "bb", "gd"))
+        check_option("certificate", self.certificate, ("adjoint", "plain", "rigorous"))
+        check_option("lower_error", self.lower_error, ("bound", "newton"))
+        check_number("trust", self.trust, low=0, inclusive="neither")
+        if self.eps0 is not None:
+            check_number("eps0", self.eps0, low=0, inclusive="neither")
+        check_number("armijo", self.armijo, low=0, high=1, inclusive="neither")
+        check_number("memory", self.memory, low=1, integer=True)
+        check_number("ftol", self.ftol, low=0)
+        check_number("max_trials", self.max_trials, low=1, integer=True)
+
+
+class _State:
+    """What the search remembers between iterations."""
+
+    def __init__(self, level, options, n):
+        self.level, self.trust, self.damping, self.rtol = level, options.trust, 0.0, 1e-2
+        self.S = self.B = None
+        self.pairs, self.secant, self.small = Pairs(options.memory), SecantPart(n), 0
+
+    def save(self, search):
+        """Return plain arrays and numbers."""
+        return {
+            "level": search.evaluator.state(self.level),
+            "numbers": [self.trust, self.damping, self.rtol, float(self.small)],
+            "S": self.S,
+            "pairs": self.pairs.state(),
+            "secant": self.secant.matrix,
+        }
+
+    def restore(self, search, saved):
+        """Take what :meth:`save` returned."""
+        ev = search.evaluator
+        self.level = ev.level(saved["level"])
+        self.trust, self.damping, self.rtol, small = saved["numbers"]
+        self.small, self.S = int(small), saved["S"]
+        self.pairs = Pairs(self.pairs.memory, saved["pairs"])
+        self.secant.matrix = saved["secant"]
+        return self
+
+
+def auto_steps(search, options):
+    """Yield the accepted points of the recommended method, the start first.
+
+    Parameters
+    ----------
+    search : Search
+        The problem, its budget and its bounds.
+    options : Auto
+        Options.
+
+    Yields
+    ------
+    Step
+        With a Snapshot as value.
+    """
+    ev, n = search.evaluator, len(search.theta0)
+    direction = options.direction
+    if direction == "auto":
+        direction = "gn" if n <= 32 else "lbfgs"
+    step = 0.0
+    if search.saved is not None:
+        now = _State(None, options, n).restore(search, search.saved)
+    else:
+        level = ev.solve(search.theta0, search.x0, options.eps0)
+        ev.adjoint(level, 0.1 * level.gg_norm)
+        ev.gradient(level)
+        now = _State(level, options, n)
+        search.first = ev.value(level)[0]
+    while True:
+        level = now.level
+        value, bar, rigorous = ev.value(level)
+        criterion = search.criterion(level.theta, level.z, value)
+        try:
+            if criterion <= search.tol:
+                level, criterion = _confirmed(search, now, criterion)
+                value, bar, rigorous = ev.value(level)
+            if search.saved is None:
+                if search.save is not None:
+                    search.save(now.save(search))
+                yield search.step(Snapshot(level.theta, value, bar, rigorous, level), criterion, step=step)
+            search.saved = None
+            if not bool(level.z.abs().max() > 0):
+                return search.finish("flat", "the hypergradient is zero: the upper level does not feel theta here")
+            if now.small >= 3:
+                return search.finish("small_decrease", "three steps in a row decreased the value by less than ftol")
+            outcome = yield from ()
+            outcome = _advance(search, now, options, direction)
+        except BudgetReached as end:
+            return search.finish("budget", f"{end}: raise it, or loosen tol")
+        if outcome[0] != "accepted":
+            return search.finish(*outcome)
+        step = outcome[1]
+
+
+def _confirmed(search, now, criterion):
+    """Return a level whose hypergradient is exact enough to say that it is small, refining where it is not."""
+    ev, level = search.evaluator, now.level
+    for _ in range(12):
+        value, _, _ = ev.value(level)
+        criterion = search.criterion(level.theta, level.z, value)
+        if criterion > search.tol:
+            break
+        error = 1.25 * float(ev.gradient_error(level).norm())
+        size = float(level.z.norm())
+        wanted = max(0.5 * size, search.tol * search.scale(value))
+        if error <= wanted:
+            break
+        factor = min(0.5, max(1e-4, 0.5 * wanted / error))
+        floor = ev.eps_floor(level)
+        if bool((level.eps <= 2 * floor).all()):
+            break
+        delta = torch.minimum(level.delta, 0.1 * level.gg_norm) * factor
+        level = ev.refine(level, torch.maximum(factor * level.eps, floor))
+        ev.adjoint(level, delta)
+        ev.gradient(level)
+    now.level = level
+    return level, criterion
+
+
+def _direction(search, now, options, direction):
+    """Return d (n,), before it is capped."""
+    ev, level = search.evaluator, now.level
+    z, free = level.z, search.free(level.theta, level.z)
+    if direction == "gn":
+        if now.B is None:
+            now.S, now.B = ev.responses(level, now.rtol, now.S)
+            if now.rtol > 1e-6 and _condition(now.B) > 1e4:
+                now.rtol = 1e-6
+                now.S, now.B = ev.responses(level, now.rtol, now.S)
+        for matrix in (now.B + now.secant.matrix, now.B):
+            d = damped_newton(matrix, z, free, now.damping)
+            if d is not None and float(z @ d) < 0:
+                return d
+    keep = torch.where(free, z, torch.zeros_like(z))
+    if direction == "lbfgs":
+        v = now.pairs.apply(z, free)
+        if v is not None and float(z @ v) > 0:
+            return -v
+    if direction in ("bb", "lbfgs", "gd"):
+        length = now.pairs.barzilai_borwein()
+        if length is not None and direction != "gd":
+            return -length * keep
+    # Without any curvature the first step takes a third of the trust region.
+    largest = float(keep.abs().max())
+    return keep * (-(now.trust / 3) / largest) if largest > 0 else keep
+
+
+def _condition(B):
+    scale = B.diagonal().clamp_min(0).sqrt()
+    if not bool((scale > 0).all()):
+        return 1.0
+    values = torch.linalg.eigvalsh(B / scale[:, None] / scale)
+    return float(values[-1] / values[0].clamp_min(1e-300))
+
+
+def _advance(search, now, options, direction):
+    """Find and take one step; return ("accepted", length), or a status and its reason."""
+    ev = search.evaluator
+    d = _direction(search, now, options, direction)
+    largest = float(d.abs().max())
+    capped = largest > now.trust
+    if capped:
+        d = d * (now.trust / largest)
+    t = 1.0
+    floor_reason = (
+        "the bars of the values cannot be made short enough to see a decrease: theta is as good as told apart"
+    )
+    for trial in range(options.max_trials):
+        level = now.level
+        value, bar, rigorous = ev.value(level)
+        theta = search.clip(level.theta + t * d)
+        move = theta - level.theta
+        pred = -float(level.z @ move)
+        if pred <= 4 * _UNIT * abs(value) or not float(move.abs().max()) > 0:
+            return "accuracy_floor", floor_reason
+        # The present point first: its bar must be well below what the step promises.
+        if bar > 0.1 * pred and not _at_floor(ev, level):
+            now.level = _refined(ev, level, 0.05 * pred, bar)
+            continue
+        eps = torch.maximum(torch.minimum(2 * level.eps, ev.eps_for(level, 0.05 * pred)), ev.eps_floor(level))
+        start = level.x
+        if now.S is not None:
+            start = start + torch.tensordot(move.to(start.dtype), now.S, dims=1)
+        verdict, new, seen = _judge(search, now, options, theta, start, eps, pred)
+        if verdict == "accept":
+            return _accept(search, now, new, move, pred, seen, capped and t == 1.0, direction, options)
+        if verdict == "floor":
+            return "accuracy_floor", floor_reason
+        now.trust = max(0.5 * now.trust, 1e-12)
+        value = ev.value(now.level)[0]
+        pred = -float(now.level.z @ move)
+        # Quadratic interpolation; a trial that was not finite is cut hard.
+        shorter = 0.1 if seen is None else 0.5 * pred / max(seen - value + pred, 1e-300)
+        t *= min(0.5, max(0.1, shorter))
+        now.damping = max(10 * now.damping, 1e-3) if direction == "gn" else 0.0
+    return "no_descent", f"no step along the direction decreased the value in {options.max_trials} trials"
+
+
+def _at_floor(ev, level):
+    return bool((level.eps <= 2 * ev.eps_floor(level)).all())
+
+
+def _refined(ev, level, wanted, bar):
+    """Return the level solved on until its bar is about `wanted`."""
+    eps = torch.minimum(ev.eps_for(level, wanted), 0.5 * level.eps)
+    eps = torch.maximum(eps, ev.eps_floor(level))
+    delta = torch.minimum(0.1 * level.gg_norm, 0.4 * wanted / eps.clamp_min(1e-300))
+    level = ev.refine(level, eps)
+    if ev.certificate != "plain":
+        ev.adjoint(level, delta)
+    else:
+        ev.adjoint(level, torch.minimum(delta, 0.1 * level.gg_norm))
+    ev.gradient(level)
+    return level
+
+
+def _judge(search, now, options, theta, start, eps, pred):
+    """Try theta; return "accept", "reject" or "floor", the level there, and its value (None where not finite)."""
+    ev, lam = search.evaluator, options.armijo
+    value, bar, _ = ev.value(now.level)
+    try:
+        new = ev.solve(theta, start, eps)
+        plain, plain_bar, _ = ev.value(new, "plain")
+        if plain - plain_bar > value + bar - lam * pred:
+            return "reject", new, plain
+        new.parts["q0"] = now.level.q
+        ev.adjoint(new, torch.minimum(0.1 * new.gg_norm, 0.02 * pred / new.eps.clamp_min(1e-300)))
+        for _ in range(16):
+            value, bar, rigorous = ev.value(now.level)
+            trial, trial_bar, trial_rigorous = ev.value(new)
+            if (trial + trial_bar) - (value - bar) <= -lam * pred:
+                search.all_rigorous &= rigorous and trial_rigorous
+                return "accept", new, trial
+            if (trial - trial_bar) - (value + bar) > -lam * pred:
+                return "reject", new, trial
+            floors = _at_floor(ev, now.level), _at_floor(ev, new)
+            if all(floors):
+                return "floor", new, trial
+            if (bar >= trial_bar and not floors[0]) or floors[1]:
+                now.level = _tightened(ev, now.level)
+                ev.gradient(now.level)
+            else:
+                new = _tightened(ev, new)
+    except NotFinite:
+        return "reject", None, None
+    return "floor", new, trial
+
+
+def _tightened(ev, level):
+    """Return the level with a quarter of its distance, and so a sixteenth of its bar."""
+    delta = torch.minimum(level.delta, 0.1 * level.gg_norm) / 4
+    level = ev.refine(level, torch.maximum(0.25 * level.eps, ev.eps_floor(level)))
+    return ev.adjoint(level, delta)
+
+
+def _accept(search, now, new, move, pred, trial, full, direction, options):
+    """Make the trial the present point, and learn from the step."""
+    ev, old = search.evaluator, now.level
+    value, bar, _ = ev.value(old)
+    _, trial_bar, _ = ev.value(new)
+    z = ev.gradient(new)
+    change, noise = z - old.z, bar + trial_bar
+    now.pairs.update(move, change, noise)
+    decrease = value - trial
+    if direction == "gn":
+        model = pred - 0.5 * float(move @ ((now.B + now.secant.matrix) @ move))
+        ratio = decrease / model if model > 0 else 1.0
+        if ratio < 0.5 and now.rtol > 1e-6:
+            now.rtol *= 1e-2
+        if ratio > 0.75:
+            now.damping = now.damping / 10 if now.damping > 1e-6 else 0.0
+        now.S, B = ev.responses(new, now.rtol, now.S)
+        now.secant.update(move, change, B, noise)
+        now.B = B
+    if full and decrease > 0.25 * pred:
+        now.trust *= 2
+    now.small = now.small + 1 if max(decrease, pred) <= options.ftol * search.scale(trial) else 0
+    now.level = new
+    return "accepted", float(move.norm())
