@@ -1,0 +1,308 @@
+r"""Smooth linear models as lower levels: ridge, logistic and multinomial regression with learned penalties.
+
+.. math:: h_i(x, \theta) = \frac{1}{N_i} \sum_k \ell(a_k^T x, t_k) + \frac12 \sum_j \lambda_j(\theta) x_j^2, \qquad
+          \lambda_j = e^{\theta_{s(j)}}
+
+Notation  a_k rows of X_i (N_i, p), t_k targets; x (p,), or (K, p) with K classes; s(j) the number of the penalty of
+          entry j: one for all, one a feature, one a weight, or any groups; G = X^T l' / N + lambda x; H = X^T l'' X / N
+          + diag(lambda); J = d/dtheta G has, in the column of a group, lambda_j x_j on its entries.
+Cost      a gradient or a product with H: two products with X_i; rows of a squared loss are replaced by a factor.
+Pitfalls  the loss is a mean over rows, the penalty is not: lambda N is what a sum convention calls the penalty. mu =
+          min lambda unless the loss is squared, so that one weight without penalty makes every bound infinite: give
+          an intercept a small fixed penalty. Folds are computed one by one, never stacked: matrix products of a stack
+          differ in the last bits with what else is in the stack.
+References  F. Pedregosa, Hyperparameter optimization with approximate gradient, 2016, arXiv 1602.02355.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sciml.exceptions import InvalidInputError
+from sciml.inverse.bilevel.folds import read_folds
+from sciml.inverse.bilevel.losses import find_loss
+from sciml.inverse.bilevel.lower import Constants, Lower, Point
+from sciml.validation import check_number, check_option
+
+__all__ = ["LinearModel", "PENALTIES"]
+
+PENALTIES = ("single", "feature", "weight")
+
+
+class _Model(Lower):
+    """Losses of linear scores and a quadratic penalty; subclasses say what theta does."""
+
+    exact = True
+
+    def _read(self, X, y, loss, n_classes, reduce=True):
+        self.loss = find_loss(loss)
+        self.folds, self.n_classes = read_folds(X, y, self.loss, n_classes=n_classes, reduce=reduce)
+        self.n_samples, self.n_features = len(self.folds), self.folds[0].X.shape[1]
+        self.shape = (self.n_features,) if self.n_classes is None else (self.n_classes, self.n_features)
+        self.quadratic = self.loss.name == "squared"
+
+    def _row_weights(self, theta):
+        """Return the weights of the rows, (N,), or None where all are 1."""
+
+    def _penalties(self, theta):
+        """Return lambda, of the shape of x or of shape ()."""
+        raise NotImplementedError
+
+    def gradient(self, x, theta, idx, count):
+        """Return G; see `Lower`."""
+        count.lower += len(x)
+        weights, out = self._row_weights(theta), torch.empty_like(x)
+        for j, fold in enumerate(self._of(idx)):
+            z = fold.scores(x[j])
+            out[j] = _mean_back(fold, self.loss.slope(z, fold.t, self.loss.state(z)), weights)
+        return out + self._penalties(theta) * x
+
+    def at(self, x, theta, idx, count, value=False):
+        """Return the linearisation; see `Lower`."""
+        count.lower += len(x)
+        return self._point(self, x.detach(), theta.detach(), idx, count, value)
+
+    def to(self, device, dtype):
+        """Return the model with its data on a device in a dtype; see `Lower`."""
+        if self.folds[0].X.device == torch.device(device) and self.folds[0].X.dtype == dtype:
+            return self
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy.folds = [fold.to(device, dtype) for fold in self.folds]
+        return copy
+
+    def _of(self, idx):
+        return [self.folds[i] for i in idx.tolist()]
+
+
+def _mean_back(fold, e, weights):
+    """Return X^T (w e) / N."""
+    return fold.back(e if weights is None else weights * e) / fold.n_rows
+
+
+class _ModelPoint(Point):
+    """The products at one point, fold by fold; subclasses add those with J."""
+
+    def __init__(self, model, x, theta, idx, count, value):
+        self._model, self._count, self._loss = model, count, model.loss
+        self._folds, self._weights, self._penalties = model._of(idx), model._row_weights(theta), model._penalties(theta)
+        self._states, self._slopes, values = [], [], []
+        gradient = torch.empty_like(x)
+        for j, fold in enumerate(self._folds):
+            z = fold.scores(x[j])
+            state = self._loss.state(z)
+            slope = self._loss.slope(z, fold.t, state)
+            gradient[j] = _mean_back(fold, slope, self._weights)
+            self._states.append(state)
+            self._slopes.append(slope)
+            if value:
+                values.append(self._energy(fold, z, x[j]))
+        gradient += self._penalties * x
+        super().__init__(x, theta, idx, gradient, torch.stack(values) if value else None)
+
+    def _energy(self, fold, z, x):
+        loss = self._loss.value(z, fold.t)
+        loss = loss if self._weights is None else self._weights * loss
+        return (loss.sum() + 0.5 * fold.rest) / fold.n_rows + 0.5 * (self._penalties * x * x).sum()
+
+    def hvp(self, v, rows=None):
+        self._count.hvp += len(v)
+        out = torch.empty_like(v)
+        for j, i in enumerate(range(len(v)) if rows is None else rows.tolist()):
+            fold = self._folds[i]
+            out[j] = _mean_back(fold, self._loss.curve(self._states[i], fold.scores(v[j])), self._weights)
+        return out.addcmul_(self._penalties.expand(v.shape[1:]), v)
+
+    def diagonal(self, rows=None):
+        """Return the diagonals of H, (k, *shape); as many operations as half a product."""
+        out = []
+        for i in range(len(self.x)) if rows is None else rows.tolist():
+            fold = self._folds[i]
+            c = self._loss.diagonal(self._states[i], fold.t)
+            c = c if self._weights is None else self._weights * c
+            out.append((c @ (fold.X * fold.X)) / fold.n_rows + self._penalties)
+        self._count.hvp += 0.5 * len(out)
+        return torch.stack(out)
+
+    def _third_in_x(self, p, q):
+        """Yield, fold by fold, the scores of p and q and the third derivative applied to p and q."""
+        for j, fold in enumerate(self._folds):
+            zp, zq = fold.scores(p[j]), fold.scores(q[j])
+            e = self._loss.third(self._states[j], zp, zq)
+            yield zp, zq, _mean_back(fold, e, self._weights)
+
+
+class _PenaltyPoint(_ModelPoint):
+    """J is diagonal up to groups: its column g is lambda x on the entries of group g."""
+
+    def cross(self, t):
+        self._count.cross += len(self.x)
+        return self._penalties * self.x * self._model._spread(t.to(self.x.dtype))
+
+    def cross_adjoint(self, q, blocks):
+        self._count.cross += sum(block.stop - block.start for block in blocks)
+        return self._gathered(self._penalties * self.x * q, blocks)
+
+    def third(self, p, q, blocks):
+        self._count.third += sum(block.stop - block.start for block in blocks)
+        in_x = torch.stack([e for _, _, e in self._third_in_x(p, q)])
+        return in_x, self._gathered(self._penalties * p * q, blocks)
+
+    def _gathered(self, products, blocks):
+        products = products.double()
+        return torch.stack([self._model._gather(products[block].sum(0)) for block in blocks])
+
+
+class _PenaltyModel(_Model):
+    """Penalties e^theta, shared within groups; see `LinearModel`."""
+
+    def to(self, device, dtype):
+        """Return the model with its data on a device in a dtype; see `Lower`."""
+        copy = super().to(device, dtype)
+        if copy is not self:
+            copy._groups, copy._learned = self._groups.to(device), self._learned.to(device)
+        return copy
+
+    def _penalties(self, theta):
+        """Return lambda, of the shape of x, or of shape () where one penalty serves all."""
+        lam = torch.exp(theta.to(self.folds[0].X.dtype))
+        if self._one:
+            return lam[0]
+        if self._diagonal:
+            return lam.reshape(self.shape)
+        spread = lam[self._groups.clamp_min(0)]
+        if self._fixed is not None:
+            spread = torch.where(self._learned, spread, spread.new_tensor(self._fixed))
+        return spread.reshape(self.shape)
+
+    def _spread(self, t):
+        """Return the entry of t (n,) that belongs to each entry of x, 0 where nothing is learned."""
+        if self._one:
+            return t[0]
+        if self._diagonal:
+            return t.reshape(self.shape)
+        return (t[self._groups.clamp_min(0)] * self._learned).reshape(self.shape)
+
+    def _gather(self, e):
+        """Return the sums of e, of the shape of x, over the groups: (n,)."""
+        e = e.reshape(-1)
+        if self._diagonal:
+            return e
+        if self._one:
+            return e.sum().reshape(1)
+        out = torch.zeros(self.n_hyper, dtype=e.dtype, device=e.device)
+        return out.index_add_(0, self._groups.clamp_min(0), e * self._learned)
+
+    def constants(self, theta, idx):
+        """Return the bounds; see `Lower`."""
+        lam = self._penalties(theta).double()
+        low, high = lam.min(), lam.max()
+        learned = lam.expand(self.shape).reshape(-1)[self._learned].max()
+        c, third = self.loss.curvature, self.loss.third_bound
+        folds = self._of(idx)
+
+        def each(values):
+            return torch.tensor(values, dtype=torch.float64, device=lam.device)
+
+        smallest = each([fold.smallest / fold.n_rows for fold in folds]) if self.quadratic else 0.0
+        largest = each([fold.largest / fold.n_rows for fold in folds])
+        longest = each([fold.longest for fold in folds])
+        return Constants(
+            mu=smallest + low.expand(len(folds)),
+            L=c * largest + high,
+            LH=third * largest * longest,
+            LJ=learned.expand(len(folds)),
+        )
+
+    def norm_J(self, point):
+        """Return the norms of J; see `Lower`."""
+        # Columns of J have no entry in common, so the largest of their norms is the spectral norm.
+        squares = (self._penalties(point.theta) * point.x).double() ** 2
+        return torch.stack([self._gather(e).max() for e in squares]).sqrt()
+
+
+class LinearModel(_PenaltyModel):
+    r"""Ridge, logistic or multinomial regression whose penalties are learned, :math:`\lambda = e^\theta`.
+
+    Parameters
+    ----------
+    X : array, shape (N, p) or (B, N, p), or sequence of B arrays (N_i, p)
+        Features: one matrix, or one for each sample of the batch, such as the training rows of a fold. Add a column of
+        ones for an intercept.
+    y : array, shape (N,) or (B, N), or sequence of B arrays (N_i,)
+        Targets: numbers; classes 0 and 1 (or -1 and 1, or probabilities); or class numbers from 0.
+    loss : {"squared", "logistic", "multinomial"}
+        Half the squared error (the default), or the negative log likelihood; its mean over the rows.
+    penalty : {"single", "feature", "weight"} or array of int, shape of x
+        What shares a penalty: everything (the default), the weights of one feature, nothing, or entries with the same
+        number from 0 to n - 1. Where the number is -1 the penalty is `fixed`, and not learned.
+    fixed : float or None
+        Penalty of the entries with number -1; above 0. None (the default) allows no such entries.
+    n_classes : int or None
+        Classes K of the multinomial loss; None (the default) counts those in `y`.
+
+    Attributes
+    ----------
+    n_hyper : int
+        Length n of theta.
+    shape : tuple
+        Of one sample's x: (p,), or (K, p).
+
+    Raises
+    ------
+    InvalidInputError
+        If shapes disagree, an entry is not finite, targets do not suit the loss, or the numbers of the groups are not
+        0, ..., n - 1.
+
+    Notes
+    -----
+    All constants are exact in the sense that they follow from singular values of X: mu = s_min^2 / N + min lambda for
+    the squared loss and min lambda else, L = c s_max^2 / N + max lambda with c = 1, 1/4, 1/2, LH = c3 s_max^2
+    max|a_k| / N, LJ = max lambda.
+
+    Examples
+    --------
+    One feature of ones, target 2, penalty e^0 = 1: the solution is 2 / (1 + 1).
+
+    >>> import numpy as np, torch
+    >>> from sciml.inverse.bilevel.counter import Counter
+    >>> from sciml.inverse.bilevel.linear_models import LinearModel
+    >>> model = LinearModel(np.ones((4, 1)), np.full(4, 2.0))
+    >>> one = torch.ones(1, 1, dtype=torch.float64)
+    >>> model.gradient(one, torch.zeros(1, dtype=torch.float64), torch.tensor([0]), Counter()).round(decimals=12)
+    tensor([[0.]], dtype=torch.float64)
+    """
+
+    def __init__(self, X, y, *, loss="squared", penalty="single", fixed=None, n_classes=None):
+        self._read(X, y, loss, n_classes)
+        size = int(np.prod(self.shape))
+        self._diagonal = self._one = False
+        if isinstance(penalty, str):
+            check_option("penalty", penalty, PENALTIES)
+            each = {"single": np.zeros(size), "feature": np.arange(size) % self.n_features, "weight": np.arange(size)}
+            groups = each[penalty].astype(np.int64)
+        else:
+            groups = np.asarray(penalty)
+            if groups.shape != self.shape or groups.dtype.kind not in "iu":
+                raise InvalidInputError(
+                    f"penalty must be a word or integers of shape {self.shape}, one for each entry of x; got "
+                    f"{groups.dtype} of shape {groups.shape}."
+                )
+            groups = groups.astype(np.int64).reshape(-1)
+        found = np.unique(groups)
+        self.n_hyper = int(found[-1]) + 1
+        self._fixed = fixed if fixed is None else check_number("fixed", fixed, low=0, inclusive="neither")
+        if not np.array_equal(found[found >= 0], np.arange(self.n_hyper)) or found[0] < -1 or self.n_hyper == 0:
+            raise InvalidInputError(
+                f"penalty must number its groups 0, 1, ..., with -1 for what is not learned; got {found[:8].tolist()}."
+            )
+        if found[0] == -1 and fixed is None:
+            raise InvalidInputError("fixed must be given where penalty has entries -1; got None. Pass their penalty.")
+        self._one = self.n_hyper == 1 and found[0] == 0
+        self._diagonal = self.n_hyper == size
+        self._groups = torch.from_numpy(groups)
+        if self._diagonal:
+            self._diagonal = bool((self._groups == torch.arange(size)).all())
+        self._learned = self._groups >= 0
+        self._point = _PenaltyPoint
