@@ -39,6 +39,7 @@ _WHERE = {
     "trace": "sciml._trace",
 }
 _PARTS = (
+    "datasets",
     "exceptions",
     "inverse",
     "iterate",
@@ -57,6 +58,7 @@ __all__ = ["__version__", *_WHERE, *_PARTS]
 
 if TYPE_CHECKING:
     from sciml import (
+        datasets,
         exceptions,
         inverse,
         iterate,

@@ -1,0 +1,4 @@
+"""Data with a known truth, made or shipped with other packages; nothing is fetched from a network."""
+
+from sciml.datasets.images import noisy as noisy
+from sciml.datasets.images import photographs as photographs
