@@ -37,6 +37,29 @@ class NotPositiveDefiniteError(InvalidInputError):
         self.smallest = smallest
 
 
+class CertificateError(InvalidInputError):
+    """A constant that error bars rest on contradicts what was measured.
+
+    Parameters
+    ----------
+    message : str
+        The whole text.
+    constant : str
+        Its name, such as "mu".
+    given, seen : float or None
+        The bound, and the number beyond it.
+    sample : int or None
+        Which sample.
+    """
+
+    def __init__(self, message="", *, constant="", given=None, seen=None, sample=None):
+        super().__init__(message)
+        self.constant = constant
+        self.given = given
+        self.seen = seen
+        self.sample = sample
+
+
 class BackendMismatchError(SciMLError, TypeError):
     """Arrays of one call differ in kind, dtype or device in a way that sciml does not repair silently."""
 

@@ -12,6 +12,7 @@ from sciml import exceptions as ex
     [
         (ex.InvalidInputError, (ex.SciMLError, ValueError)),
         (ex.NotPositiveDefiniteError, (ex.InvalidInputError, ValueError)),
+        (ex.CertificateError, (ex.InvalidInputError, ValueError)),
         (ex.BackendMismatchError, (ex.SciMLError, TypeError)),
         (ex.MemoryBudgetError, (ex.SciMLError, MemoryError)),
         (ex.WorkerLostError, (ex.SciMLError, RuntimeError)),
@@ -32,6 +33,7 @@ def test_is_caught_as_its_bases_and_pickles(cls, bases):
     ("cls", "numbers"),
     [
         (ex.NotPositiveDefiniteError, {"index": 7, "smallest": -0.5}),
+        (ex.CertificateError, {"constant": "mu", "given": 2.0, "seen": 1.0, "sample": 3}),
         (ex.MemoryBudgetError, {"needed": 2**40, "allowed": 2**30}),
         (ex.WorkerLostError, {"items": (3, 7)}),
     ],
