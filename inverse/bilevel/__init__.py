@@ -7,7 +7,10 @@ The lower level can only be solved approximately, so neither the value nor the g
 every number carries an error bar, and every decision of the search is taken with the bars.
 """
 
+from sciml.inverse.bilevel.auto import Auto as Auto
 from sciml.inverse.bilevel.lower import Lower as Lower
 from sciml.inverse.bilevel.lower import LowerProblem as LowerProblem
+from sciml.inverse.bilevel.result import BilevelResult as BilevelResult
+from sciml.inverse.bilevel.solve import learn_hyperparameters as learn_hyperparameters
 from sciml.inverse.bilevel.upper import SquaredError as SquaredError
 from sciml.inverse.bilevel.upper import UpperLoss as UpperLoss

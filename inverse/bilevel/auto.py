@@ -1,14 +1,15 @@
 r"""The recommended method: curvature of the upper level, corrected values, and a three-way test with error bars.
 
 .. math:: \text{accept if } (v^+ + b^+) - (v - b) \le -\lambda\, \mathrm{pred}, \qquad
-          \text{reject if } (v^+ - b^+) - (v + b) > -\lambda\, \mathrm{pred}, \qquad \mathrm{pred} = -z^T (\theta^+ - \theta)
+          \text{reject if } (v^+ - b^+) - (v + b) > -\lambda\, \mathrm{pred}, \qquad
+          \mathrm{pred} = -z^T (\theta^+ - \theta)
 
 and if neither holds the value with the longer bar is computed more exactly: a step is shortened because it was bad,
 never because of noise.
 
 Notation  v, b value of the upper level and its bar; z hypergradient; d direction; t step; S = -H^-1 J.
 Cost      an accepted trial is the next point: its adjoint is the next hypergradient, so it wastes nothing.
-Pitfalls  a decrease below the resolution of the value cannot be seen: the search ends with "accuracy_floor", and says so.
+Pitfalls  a decrease below the resolution of the value cannot be seen: the search ends with "accuracy_floor".
 References  Salehi, Mukherjee, Roberts, Ehrhardt, 2025, arXiv 2308.10098 (the upper and lower bounds of an inexact line
           search); Xie, Byrd, Nocedal, Analysis of the BFGS method with errors, SIAM J. Optim. 2020.
 """
@@ -93,7 +94,7 @@ class _State:
 
     def __init__(self, level, options, n):
         self.level, self.trust, self.damping, self.rtol = level, options.trust, 0.0, 1e-2
-        self.S = self.B = None
+        self.S = self.B = self.reach = None
         self.pairs, self.secant, self.small = Pairs(options.memory), SecantPart(n), 0
 
     def save(self, search):
@@ -102,6 +103,8 @@ class _State:
             "level": search.evaluator.state(self.level),
             "numbers": [self.trust, self.damping, self.rtol, float(self.small)],
             "S": self.S,
+            "B": self.B,
+            "reach": self.reach,
             "pairs": self.pairs.state(),
             "secant": self.secant.matrix,
         }
@@ -111,7 +114,8 @@ class _State:
         ev = search.evaluator
         self.level = ev.level(saved["level"])
         self.trust, self.damping, self.rtol, small = saved["numbers"]
-        self.small, self.S = int(small), saved["S"]
+        self.small = int(small)
+        self.S, self.B, self.reach = saved["S"], saved["B"], saved["reach"]
         self.pairs = Pairs(self.pairs.memory, saved["pairs"])
         self.secant.matrix = saved["secant"]
         return self
@@ -162,7 +166,6 @@ def auto_steps(search, options):
                 return search.finish("flat", "the hypergradient is zero: the upper level does not feel theta here")
             if now.small >= 3:
                 return search.finish("small_decrease", "three steps in a row decreased the value by less than ftol")
-            outcome = yield from ()
             outcome = _advance(search, now, options, direction)
         except BudgetReached as end:
             return search.finish("budget", f"{end}: raise it, or loosen tol")
@@ -235,39 +238,48 @@ def _condition(B):
 def _advance(search, now, options, direction):
     """Find and take one step; return ("accepted", length), or a status and its reason."""
     ev = search.evaluator
-    d = _direction(search, now, options, direction)
-    largest = float(d.abs().max())
-    capped = largest > now.trust
-    if capped:
-        d = d * (now.trust / largest)
-    t = 1.0
+    d, t, capped, fruitless = None, 1.0, False, False
     floor_reason = (
         "the bars of the values cannot be made short enough to see a decrease: theta is as good as told apart"
     )
-    for trial in range(options.max_trials):
+    for _ in range(options.max_trials):
+        if d is None:
+            d = _direction(search, now, options, direction)
+            largest = float(d.abs().max())
+            capped = largest > now.trust
+            if capped:
+                d = d * (now.trust / largest)
         level = now.level
-        value, bar, rigorous = ev.value(level)
+        value, bar, _ = ev.value(level)
         theta = search.clip(level.theta + t * d)
         move = theta - level.theta
         pred = -float(level.z @ move)
         if pred <= 4 * _UNIT * abs(value) or not float(move.abs().max()) > 0:
             return "accuracy_floor", floor_reason
-        # The present point first: its bar must be well below what the step promises.
-        if bar > 0.1 * pred and not _at_floor(ev, level):
-            now.level = _refined(ev, level, 0.05 * pred, bar)
-            continue
+        # The present point first: its value and its slope must be known well enough for what the step promises.
+        if not fruitless:
+            better = _sharpened(search, now, move, pred, bar)
+            if better is not None:
+                fruitless = bool((better.eps > 0.9 * level.eps).all() and (better.delta > 0.9 * level.delta).all())
+                now.level, d = better, None
+                continue
         eps = torch.maximum(torch.minimum(2 * level.eps, ev.eps_for(level, 0.05 * pred)), ev.eps_floor(level))
         start = level.x
         if now.S is not None:
             start = start + torch.tensordot(move.to(start.dtype), now.S, dims=1)
-        verdict, new, seen = _judge(search, now, options, theta, start, eps, pred)
+        verdict, new, seen = _judge(search, now, options, theta, start, eps, move, pred)
+        if new is not None:
+            now.reach = _row_norms(new.x - level.x) / move.norm()
         if verdict == "accept":
             return _accept(search, now, new, move, pred, seen, capped and t == 1.0, direction, options)
-        if verdict == "floor":
-            return "accuracy_floor", floor_reason
-        now.trust = max(0.5 * now.trust, 1e-12)
         value = ev.value(now.level)[0]
-        pred = -float(now.level.z @ move)
+        change = pred if seen is None else max(pred, abs(seen - value))
+        if verdict == "floor" or change <= 1e-12 * search.scale(value):
+            return "accuracy_floor", floor_reason
+        # A slope that was mostly noise is computed better, and the step is not shortened for it.
+        if not fruitless and _slope_noise(now, move) > 0.25 * pred:
+            continue
+        now.trust = max(0.5 * now.trust, 1e-12)
         # Quadratic interpolation; a trial that was not finite is cut hard.
         shorter = 0.1 if seen is None else 0.5 * pred / max(seen - value + pred, 1e-300)
         t *= min(0.5, max(0.1, shorter))
@@ -275,25 +287,53 @@ def _advance(search, now, options, direction):
     return "no_descent", f"no step along the direction decreased the value in {options.max_trials} trials"
 
 
-def _at_floor(ev, level):
-    return bool((level.eps <= 2 * ev.eps_floor(level)).all())
-
-
-def _refined(ev, level, wanted, bar):
-    """Return the level solved on until its bar is about `wanted`."""
-    eps = torch.minimum(ev.eps_for(level, wanted), 0.5 * level.eps)
-    eps = torch.maximum(eps, ev.eps_floor(level))
-    delta = torch.minimum(0.1 * level.gg_norm, 0.4 * wanted / eps.clamp_min(1e-300))
-    level = ev.refine(level, eps)
-    if ev.certificate != "plain":
-        ev.adjoint(level, delta)
+def _slope_noise(now, move):
+    """Return what z^T move may be off by, from how far the solutions move: |S move| (delta + 2 Lg eps)."""
+    level = now.level
+    if now.S is not None:
+        reach = _row_norms(torch.tensordot(move.to(now.S.dtype), now.S, dims=1))
+    elif now.reach is not None:
+        reach = now.reach * move.norm()
     else:
+        return 0.0
+    return float((reach * (level.delta + 2 * level.Lg * level.eps)).mean())
+
+
+def _sharpened(search, now, move, pred, bar):
+    """Return the present level computed more exactly where a step needs it, None where it does not."""
+    ev, level = search.evaluator, now.level
+    noise = _slope_noise(now, move)
+    if bar <= 0.1 * pred and noise <= 0.25 * pred:
+        return None
+    eps, delta = level.eps, torch.minimum(level.delta, 0.1 * level.gg_norm)
+    if bar > 0.1 * pred:
+        eps = torch.minimum(ev.eps_for(level, 0.05 * pred), 0.5 * eps)
+        delta = torch.minimum(delta, 0.02 * pred / eps.clamp_min(1e-300))
+    if noise > 0.25 * pred:
+        factor = max(1e-3, 0.1 * pred / noise)
+        # Only what contributes: often the adjoint alone.
+        eps = torch.where(2 * level.Lg * level.eps > factor * level.delta, torch.minimum(eps, factor * level.eps), eps)
+        delta = torch.minimum(delta, factor * level.delta)
+    eps = torch.maximum(eps, ev.eps_floor(level))
+    if bool((eps < 0.99 * level.eps).any()):
+        level = ev.refine(level, eps)
         ev.adjoint(level, torch.minimum(delta, 0.1 * level.gg_norm))
+    else:
+        level = ev.again(level)
+        ev.adjoint(level, delta)
     ev.gradient(level)
     return level
 
 
-def _judge(search, now, options, theta, start, eps, pred):
+def _at_floor(ev, level):
+    return bool((level.eps <= 2 * ev.eps_floor(level)).all())
+
+
+def _row_norms(v):
+    return v.reshape(len(v), -1).to(torch.float64).norm(dim=1)
+
+
+def _judge(search, now, options, theta, start, eps, move, pred):
     """Try theta; return "accept", "reject" or "floor", the level there, and its value (None where not finite)."""
     ev, lam = search.evaluator, options.armijo
     value, bar, _ = ev.value(now.level)
@@ -303,7 +343,11 @@ def _judge(search, now, options, theta, start, eps, pred):
         if plain - plain_bar > value + bar - lam * pred:
             return "reject", new, plain
         new.parts["q0"] = now.level.q
-        ev.adjoint(new, torch.minimum(0.1 * new.gg_norm, 0.02 * pred / new.eps.clamp_min(1e-300)))
+        moved = _row_norms(new.x - now.level.x)
+        delta = torch.minimum(0.1 * new.gg_norm, 0.02 * pred / new.eps.clamp_min(1e-300))
+        # The adjoint will be a slope: a step like this one must see it through the noise.
+        delta = torch.minimum(delta, 0.05 * pred / moved.clamp_min(1e-300))
+        ev.adjoint(new, delta)
         for _ in range(16):
             value, bar, rigorous = ev.value(now.level)
             trial, trial_bar, trial_rigorous = ev.value(new)
@@ -351,6 +395,8 @@ def _accept(search, now, new, move, pred, trial, full, direction, options):
         now.S, B = ev.responses(new, now.rtol, now.S)
         now.secant.update(move, change, B, noise)
         now.B = B
+        if full and abs(ratio - 1) < 0.1:
+            now.trust *= 2
     if full and decrease > 0.25 * pred:
         now.trust *= 2
     now.small = now.small + 1 if max(decrease, pred) <= options.ftol * search.scale(trial) else 0

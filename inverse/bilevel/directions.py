@@ -1,6 +1,7 @@
 r"""Directions of the search: Gauss-Newton, limited-memory BFGS, Barzilai-Borwein, steepest descent.
 
-.. math:: d_{GN} = -(B + \lambda \operatorname{diag} B)^{-1} z, \qquad B = \frac1B \sum_i S_i^T \nabla^2 g_i S_i + \nabla^2 r
+.. math:: d_{GN} = -(B + \lambda \operatorname{diag} B)^{-1} z, \qquad
+          B = \frac1B \sum_i S_i^T \nabla^2 g_i S_i + \nabla^2 r
 
 Notation  z hypergradient (n,); S = -H^-1 J; B (n, n); s, y differences of theta and z between accepted points.
 Pitfalls  a pair (s, y) whose product is within the noise of the values tells nothing of the curvature and is dropped.

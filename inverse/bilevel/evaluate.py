@@ -29,7 +29,7 @@ from sciml.inverse.bilevel.certificates import (
     value_bar_plain,
 )
 from sciml.inverse.bilevel.counter import Counter
-from sciml.optimize import batched_cg, batched_lbfgs, lanczos_extremes, nag, newton_cg
+from sciml.optimize import batched_cg, lanczos_extremes, nag, newton_cg
 
 __all__ = ["BudgetReached", "Evaluator", "Level", "NotFinite"]
 
@@ -198,6 +198,21 @@ class Evaluator:
             new.parts["q0"] = level.parts["q"]
         return new
 
+    def again(self, level):
+        """Return a copy of a level, for an adjoint of its own at the same x.
+
+        Parameters
+        ----------
+        level : Level
+            Any.
+
+        Returns
+        -------
+        Level
+            Shares the arrays and the linearisations.
+        """
+        return Level(level.theta, dict(level.parts), level.z, list(level.points), set(level.estimated), level.linear)
+
     def adjoint(self, level, delta, q0=None):
         """Solve H q = grad g to residuals delta, and correct the value by q.
 
@@ -216,7 +231,7 @@ class Evaluator:
             The same.
         """
         q0 = level.parts.get("q", level.parts.get("q0")) if q0 is None else q0
-        keys = ("x", "G", "gg", "g", "eps", "mu", "Lg", "LH")
+        keys = ("x", "G", "gg", "g", "eps", "mu", "Lg", "LH", "noise")
         items = []
         for i, (a, b) in enumerate(self.chunks):
             item = {key: level.parts[key][a:b] for key in keys}
@@ -626,12 +641,20 @@ def _solve_chunk(lower, upper, item):
     if Lg is None:
         Lg = _estimated_Lg(upper, x, theta, idx)
         estimated.add("Lg")
+    # Rounding inside g, which its gradient does not tell: a residual may be a small difference of large numbers.
+    shaken, _ = upper.gradient(x * (1 + 4 * unit * _probe(x).sign()), theta, idx)
+    noise = 4 * (shaken.to(torch.float64) - g.to(torch.float64)).abs()
     nan = torch.full_like(mu, torch.nan)
     gg_norm = _norms(gg)
     out = {"x": x, "G": G, "G_norm": G_norm, "eps": eps, "mu": mu, "g": g.to(torch.float64), "gg": gg}
     out |= {"L": nan if L is None else L.to(torch.float64), "LH": nan if known.LH is None else known.LH.to(mu)}
     out |= {"LJ": nan if known.LJ is None else known.LJ.to(mu), "Lg": Lg.to(mu), "Lt": nan if Lt is None else Lt.to(mu)}
-    out |= {"gg_norm": gg_norm, "b0": value_bar_plain(gg_norm, eps, Lg), "reached": got.converged}
+    out |= {
+        "gg_norm": gg_norm,
+        "b0": value_bar_plain(gg_norm, eps, Lg) + noise,
+        "noise": noise,
+        "reached": got.converged,
+    }
     out |= {"count": count.as_dict(), "point": point, "n_lower": n_lower, "estimated": estimated, "seen": seen}
     return out
 
@@ -651,10 +674,11 @@ def _adjoint_chunk(lower, upper, item):
     eps, Lg, LH, mu = item["eps"], item["Lg"], item["LH"], item["mu"]
     b1 = value_bar_corrected(delta, eps, Lg, LH, q_norm)
     unit = torch.finfo(G.dtype).eps
-    b1e = value_bar_estimated(delta, eps, Lg) + unit * q_norm * _norms(G)
+    rounding = item["noise"] + unit * q_norm * _norms(G)
+    b1e = value_bar_estimated(delta, eps, Lg) + rounding
     seen = {}
     _contradict(seen, "mu", (got.curvature_min / mu).min(), item)
-    out = {"q": q, "q_norm": q_norm, "delta": delta, "c": c, "b1": b1 + unit * q_norm * _norms(G), "b1e": b1e}
+    out = {"q": q, "q_norm": q_norm, "delta": delta, "c": c, "b1": b1 + rounding, "b1e": b1e}
     n_cg = int(got.n_iter.max()) if got.n_iter.numel() else 0
     return {**out, "count": count.as_dict(), "point": point, "n_cg": n_cg, "seen": seen}
 
@@ -756,6 +780,8 @@ def _minimise(solver, lower, x0, theta, idx, eps, mu, L, count, item):
         def value_and_gradient(x, rows):
             point = lower.at(x, theta, idx[rows], count, value=True)
             return point.value, point.gradient
+
+        from sciml.optimize import batched_lbfgs
 
         return batched_lbfgs(value_and_gradient, x0, gtol=gtol, max_iter=item["max_inner"]), None
     got = newton_cg(at, x0, gtol=gtol, max_iter=item["max_inner"])

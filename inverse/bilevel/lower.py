@@ -464,7 +464,9 @@ class _GraphPoint(Point):
                 Hq = _grad_or_none(point._G, point._x, q[block], create_graph=True)
                 if Hq is not None and Hq.requires_grad:
                     inner = (Hq * p[block]).sum()
-                    dx, dtheta = torch.autograd.grad(inner, (point._x, point._theta), allow_unused=True)
+                    dx, dtheta = torch.autograd.grad(
+                        inner, (point._x, point._theta), retain_graph=True, allow_unused=True
+                    )
             if dx is not None:
                 in_x[block] = dx
             in_theta.append(torch.zeros_like(self._theta) if dtheta is None else dtheta)

@@ -199,7 +199,18 @@ class UpperLoss:
         -------
         torch.Tensor, shape (b,), float64, or None
         """
+        if self._Lt is None and not self._feels_theta(x, theta, idx):
+            return torch.zeros(len(idx), dtype=torch.float64, device=x.device)
         return _evaluated("Lt", self._Lt, theta.detach(), idx)
+
+    def _feels_theta(self, x, theta, idx):
+        """Return whether theta enters g at all, as the graph tells."""
+        t = theta.detach().to(x.dtype).requires_grad_()
+        with torch.enable_grad():
+            loss = self.value(x.detach(), t, idx)
+        if not loss.requires_grad:
+            return False
+        return _grad_or_none(loss.sum(), t, None) is not None
 
     def r(self, theta):
         """Return the term in theta alone, its gradient and its Hessian.
