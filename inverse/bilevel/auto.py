@@ -206,8 +206,10 @@ def _direction(search, now, options, direction):
     if direction == "gn":
         if now.B is None:
             now.S, now.B = ev.responses(level, now.rtol, now.S)
-            if now.rtol > 1e-6 and _condition(now.B) > 1e4:
-                now.rtol = 1e-6
+            # Errors of S enter the step through the smallest curvature.
+            needed = max(1e-6, min(1e-2, 0.1 / _condition(now.B)))
+            if needed < 0.1 * now.rtol:
+                now.rtol = needed
                 now.S, now.B = ev.responses(level, now.rtol, now.S)
         for matrix in (now.B + now.secant.matrix, now.B):
             d = damped_newton(matrix, z, free, now.damping)
@@ -263,7 +265,8 @@ def _advance(search, now, options, direction):
                 fruitless = bool((better.eps > 0.9 * level.eps).all() and (better.delta > 0.9 * level.delta).all())
                 now.level, d = better, None
                 continue
-        eps = torch.maximum(torch.minimum(2 * level.eps, ev.eps_for(level, 0.05 * pred)), ev.eps_floor(level))
+        eps = torch.minimum(2 * level.eps, ev.eps_for(level, 0.05 * pred))
+        eps = torch.maximum(eps, ev.eps_floor(level))
         start = level.x
         if now.S is not None:
             start = start + torch.tensordot(move.to(start.dtype), now.S, dims=1)
@@ -388,16 +391,21 @@ def _accept(search, now, new, move, pred, trial, full, direction, options):
     if direction == "gn":
         model = pred - 0.5 * float(move @ ((now.B + now.secant.matrix) @ move))
         ratio = decrease / model if model > 0 else 1.0
-        if ratio < 0.5 and now.rtol > 1e-6:
-            now.rtol *= 1e-2
         if ratio > 0.75:
             now.damping = now.damping / 10 if now.damping > 1e-6 else 0.0
         now.S, B = ev.responses(new, now.rtol, now.S)
-        now.secant.update(move, change, B, noise)
+        # What a long step tells of the curvature is of no use at its end.
+        if abs(ratio - 1) < 0.5 and float(move.abs().max()) < 0.1:
+            now.secant.update(move, change, B, noise)
+        else:
+            now.secant.matrix = torch.zeros_like(B)
         now.B = B
+        good = ratio > 0.75
         if full and abs(ratio - 1) < 0.1:
             now.trust *= 2
-    if full and decrease > 0.25 * pred:
+    else:
+        good = decrease > 0.25 * pred
+    if full and good:
         now.trust *= 2
     now.small = now.small + 1 if max(decrease, pred) <= options.ftol * search.scale(trial) else 0
     now.level = new
