@@ -1,32 +1,40 @@
 r"""Lanczos' process for a batch: the ends of every sample's spectrum from a few products.
 
 Notation  V orthonormal basis; T = V' H V tridiagonal with diagonal alpha and off-diagonal beta.
-Cost      n_steps products and n_steps vectors a sample.
+Cost      n_steps products and n_steps + 2 vectors a sample, and n_steps^2 inner products, since each new vector is made
+          orthogonal to all older ones.
 Pitfalls  Ritz values lie within the spectrum, so the lowest is an upper bound of the smallest eigenvalue and the
-          highest a lower bound of the largest.
+          highest a lower bound of the largest. From a random start the ends of the spectrum come first, an end that
+          is not separated from the rest last.
 """
 
 import torch
 
-from sciml.optimize.rowwise import batch, column, dot, norm
+from sciml.optimize.rowwise import add, applied, batch, column, dot, norm
+from sciml.validation import check_number
 
 
 def lanczos_extremes(hvp, v0, *, n_steps):
-    r"""Return the lowest and the highest Ritz value of every sample's Hessian [1]_.
+    r"""Return the lowest and the highest Ritz value of every sample's Hessian by Lanczos' process [1]_.
 
     Parameters
     ----------
     hvp : callable
         ``hvp(v, rows)`` returns the products ``H_i v_i``, shape (k, ...), for the samples `rows`, int64 (k,).
     v0 : torch.Tensor, shape (B, ...)
-        Starting vectors, best random ones; any length but zero.
+        Starting vectors, of any length but zero; random ones meet every eigenvector.
     n_steps : int
-        Products; no more than the dimension are made.
+        Products at most; a sample whose vectors are exhausted, at the latest after its dimension, makes no more.
 
     Returns
     -------
     lowest, highest : torch.Tensor, shape (B,)
-        Ritz values, float64; inf and 0 for a sample whose vector is zero, nan where a product was not finite.
+        Ritz values, float64; inf and 0 for a sample whose vector is zero, nan where a number was not finite.
+
+    Raises
+    ------
+    InvalidInputError
+        If an argument, or what `hvp` returns, has the wrong shape, or `n_steps` is below 1.
 
     References
     ----------
@@ -43,35 +51,35 @@ def lanczos_extremes(hvp, v0, *, n_steps):
     """
     shape, start = v0.shape[1:], batch("v0", v0)
     B, d = start.shape
-    steps = min(n_steps, d)
+    steps = min(check_number("n_steps", n_steps, low=1, integer=True), d)
     eps = torch.finfo(start.dtype).eps
     length = norm(start)
-    lowest, highest = length.new_full((B,), torch.inf), length.new_zeros(B)
-    rows = torch.nonzero(length != 0)[:, 0]
-    V = start[rows][None] / column(length[rows], start)
+    used, reach = torch.zeros_like(length, dtype=torch.int64), torch.zeros_like(length)
     T = length.new_zeros(B, steps, steps)
-    used = torch.zeros(B, dtype=torch.int64, device=start.device)
-    reach = torch.zeros_like(length)
+    rows = torch.nonzero(length != 0)[:, 0]
+    V = [start[rows] / column(length[rows], start)]
     for j in range(steps):
         if not len(rows):
             break
-        w = hvp(V[j].view(-1, *shape), rows).detach().reshape(len(rows), d)
-        T[rows, j, j] = dot(V[j], w)
-        used[rows] = j + 1
+        w = applied("hvp", hvp, V[-1], rows, shape).clone()
+        T[rows, j, j], used[rows] = dot(V[-1], w), j + 1
         reach[rows] = torch.maximum(reach[rows], norm(w))
-        for _ in range(2):  # once more: what cancellation left of the older vectors
-            for v in V:
-                w = w - column(dot(v, w), v) * v
+        if j + 1 == steps:
+            break
+        for v in V + V:  # twice: what cancellation left of the older vectors
+            add(w, -dot(v, w), v)
         beta = norm(w)
         stay = torch.nonzero(beta > 10 * eps * reach[rows])[:, 0]  # false for nan, too
-        rows, beta, w, V = rows[stay], beta[stay], w[stay], V[:, stay]
-        if j + 1 < steps:
-            T[rows, j, j + 1] = T[rows, j + 1, j] = beta
-            V = torch.cat([V, (w / column(beta, w))[None]])
-    for i in range(B):
-        m = int(used[i])
+        if len(stay) < len(rows):
+            rows, beta, w, V = rows[stay], beta[stay], w[stay], [v[stay] for v in V]
+        T[rows, j, j + 1] = T[rows, j + 1, j] = beta
+        V.append(w / column(beta, w))
+    lowest, highest = torch.full_like(length, torch.inf), torch.zeros_like(length)
+    for i, m in enumerate(used.tolist()):
         if m:
             block = T[i, :m, :m]
-            values = torch.linalg.eigvalsh(block) if bool(block.isfinite().all()) else block.new_full((1,), torch.nan)
-            lowest[i], highest[i] = values[0], values[-1]
+            sound = bool(torch.isfinite(block).all())
+            ends = torch.linalg.eigvalsh(block) if sound else block.new_full((1,), torch.nan)
+            lowest[i], highest[i] = ends[0], ends[-1]
+    lowest[~torch.isfinite(length)] = highest[~torch.isfinite(length)] = torch.nan
     return lowest, highest

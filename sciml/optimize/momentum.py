@@ -3,23 +3,34 @@ r"""Nesterov's accelerated gradients for a batch of smooth, strongly convex func
 .. math:: x^{+} = y - G(y)/L, \qquad y^{+} = x^{+} + \beta (x^{+} - x), \qquad
           \beta = \frac{\sqrt L - \sqrt\mu}{\sqrt L + \sqrt\mu}
 
-Notation  y the points at which gradients G are evaluated; x the points after a gradient step; mu <= curvature <= L.
-Cost      one gradient of the samples at work an iteration; about sqrt(L / mu) log(1 / accuracy) of them.
+Notation  y the points at which gradients G are evaluated; x the points after a gradient step; m = y - x the momentum,
+          so that d = x+ - x = m - G / L, m+ = beta d, and the step is s = y+ - y = m+ - G / L; c = G+ - G;
+          gg, gm, mm, ss, sc, ... inner products; low the least sc / ss seen; mu <= curvature <= L.
+Cost      one gradient of the samples at work an iteration, about sqrt(L / mu) log(1 / accuracy) of them; three inner
+          products, from which the others follow by the recurrences; five vectors a sample.
 Pitfalls  the momentum needs the x before the step: taken after x was overwritten it is always zero, and what is left
-          is gradient descent, with L / mu in place of its root.
+          is gradient descent, with L / mu in place of its root. Close to the minimiser the difference of two
+          gradients is rounding, so curvature is only believed beyond an allowance for it.
+References  Nesterov, Lectures on Convex Optimization, 2018, section 2.2; O'Donoghue and Candes, Adaptive restart for
+            accelerated gradient schemes, 2015, arXiv 1204.3982.
 """
 
 import torch
 
-from sciml.optimize.results import BatchedMinimum
-from sciml.optimize.rowwise import batch, column, dot, norm, per_sample
+from sciml.optimize.results import BatchedMinimum, blank
+from sciml.optimize.rowwise import add, applied, batch, column, dot, kept, norm, per_sample, tolerance
+from sciml.validation import check_number
+
+_LOOK = 50  # steps between two looks at whether rounding has ended the descent
 
 
 def nag(gradient, x0, *, mu, L, gtol, max_iter):
     r"""Minimise every sample's function by accelerated gradients with constant momentum [1]_ and restarts [2]_.
 
-    A sample is restarted when its gradient points against its last step, and its `L` is raised, without further
-    evaluations, when two successive gradients contradict it.
+    A sample loses its momentum when its gradient points against the step to come. Its `L` is raised, without further
+    evaluations, when two successive gradients contradict it, and the momentum follows a smaller `mu` than the given
+    one when they reveal it. A sample that is done leaves; so does one with a number that is not finite, or that
+    rounding keeps from its tolerance, as not converged, without an exception and without a warning.
 
     Parameters
     ----------
@@ -27,13 +38,14 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
         ``gradient(x, rows)`` returns the gradients, shape (k, ...), of the samples `rows`, int64 (k,), at `x`,
         shape (k, ...).
     x0 : torch.Tensor, shape (B, ...)
-        Starting points.
+        Starting points; their dtype and device are those of the answer. Sums are made in float64 whatever it is.
     mu : float or torch.Tensor, shape (B,)
-        Constants of strong convexity; 0 or more.
+        Constants of strong convexity, in the units of `L`; 0 where nothing is known, which leaves the momentum to the
+        restarts.
     L : float or torch.Tensor, shape (B,)
         Lipschitz constants of the gradients; one that is too small is raised.
     gtol : float or torch.Tensor, shape (B,)
-        A sample is done when the norm of its gradient is at most this.
+        A sample is done when the norm of its gradient is at most this: absolute, in the units of the gradient.
     max_iter : int
         Steps at most; one more gradient than that is evaluated.
 
@@ -41,6 +53,11 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
     -------
     BatchedMinimum
         The points at which the gradients were evaluated, with these gradients; `L` as raised.
+
+    Raises
+    ------
+    InvalidInputError
+        If an argument, or what `gradient` returns, has the wrong shape, or `gtol` is negative or nan.
 
     References
     ----------
@@ -54,61 +71,77 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
     >>> weight = torch.tensor([[1.0, 10.0]], dtype=torch.float64)
     >>> found = nag(lambda x, rows: weight[rows] * (x - 3), torch.zeros(1, 2, dtype=torch.float64),
     ...             mu=1.0, L=10.0, gtol=1e-8, max_iter=200)
-    >>> found.x
-    tensor([[3.0000, 3.0000]], dtype=torch.float64)
+    >>> found.x.numpy().round(6)
+    array([[3., 3.]])
     """
-    shape, X = x0.shape[1:], batch("x0", x0).clone()
-    B, d = X.shape
-    eps = torch.finfo(X.dtype).eps
-    mu, L, gtol = (per_sample(*pair, X) for pair in (("mu", mu), ("L", L), ("gtol", gtol)))
+    shape, y = x0.shape[1:], batch("x0", x0)
+    mu, L, gtol = per_sample("mu", mu, y), per_sample("L", L, y), tolerance("gtol", gtol, y)
+    max_iter = check_number("max_iter", max_iter, low=0, integer=True)
+    eps = torch.finfo(y.dtype).eps
+    rows = torch.arange(len(y), device=y.device)
+    X, last, out = y.clone(), torch.zeros_like(y), blank(gtol, rows)
+
+    # Numbers that are no constants at all end their sample once its first gradient is known.
+    unfit = ~((mu >= 0) & (L > 0) & torch.isfinite(L))
     L = torch.maximum(L, mu)
-    out = {
-        "gradient": torch.zeros_like(X),
-        "gradient_norm": L.new_zeros(B),
-        "n_iter": torch.zeros(B, dtype=torch.int64, device=X.device),
-        "converged": torch.zeros(B, dtype=torch.bool, device=X.device),
-        "L": L.clone(),
-        "secant_min": L.new_full((B,), torch.inf),
-        "last_step": L.new_zeros(B),
-    }
-    rows = torch.arange(B, device=X.device)
-    x, y, low, moved, scale = X, X, out["secant_min"], out["last_step"], norm(X)
-    y_old = G_old = None
-    for n_iter in range(max_iter + 1):
-        G = gradient(y.view(-1, *shape), rows).detach().reshape(len(rows), d)
-        size = norm(G)
-        if n_iter == 0:
+    low, reach, looked, zero = out["secant_min"].clone(), norm(y), out["secant_min"].clone(), torch.zeros_like(gtol)
+    m, G_old = torch.zeros_like(y), torch.zeros_like(y)
+    gg_old, sg_old, ss, mm, slack, L_old = zero, zero, zero, zero, zero, L
+    n_iter = 0
+    while len(rows):
+        G = applied("gradient", gradient, y, rows, shape)
+        gg, gm, go = dot(G, G), dot(G, m), dot(G, G_old)
+        size, moved = gg.sqrt(), ss.sqrt()
+        steady = None
+        if not n_iter:
             first = size
-        else:
-            s, c = y - y_old, G - G_old
-            ss, sc, cc = dot(s, s), dot(s, c), dot(c, c)
-            moved = ss.sqrt()
-            scale = scale + moved
-            # Below this a secant tells more of rounding than of curvature.
-            noise = eps * (scale + first / L)
-            low = torch.where((moved > 1e3 * noise * L / mu) & (sc / ss < low), sc / ss, low)
-            steep = torch.where(sc > 0, cc / sc, cc.sqrt() / moved)
-            raised = (moved > 10 * noise * (L / mu).sqrt()) & (steep > 1.001 * L)
-            L = torch.where(raised, 1.1 * steep, L)
-        met = size <= gtol[rows]
-        done = met | ~torch.isfinite(size) | (n_iter == max_iter)
-        if bool(done.any()):
-            end = rows[done]
-            X[end], out["gradient"][end], out["gradient_norm"][end] = y[done], G[done], size[done]
-            out["n_iter"][end], out["converged"][end], out["L"][end] = n_iter, met[done], L[done]
-            out["secant_min"][end], out["last_step"][end] = low[done], moved[done]
-            stay = torch.nonzero(~done)[:, 0]
-            if not len(stay):
-                break
-            x, y, G, rows, mu, L, low = x[stay], y[stay], G[stay], rows[stay], mu[stay], L[stay], low[stay]
-            scale, first, moved = scale[stay], first[stay], moved[stay]
-            raised = raised[stay] if n_iter else None
-        beta = (L.sqrt() - mu.sqrt()) / (L.sqrt() + mu.sqrt())
-        x_old, x = x, y - G / column(L, G)
-        s = x - x_old
-        beta = torch.where(dot(G, s) > 0, 0.0, beta)
+        # Two gradients differ by what curvature and the step make, and by at most about this much rounding.
+        blur = 10 * eps * (L * reach + first)
         if n_iter:
-            beta = torch.where(raised, 0.0, beta)
-        y_old, G_old, y = y, G, x + column(beta, s) * s
-    out["gradient"] = out["gradient"].view(x0.shape)
-    return BatchedMinimum(x=X.view(x0.shape), **out)
+            sc = gm - go / L_old - sg_old  # <s, c>, with c = G - G_old
+            cc = gg + gg_old - 2 * go
+            low = torch.fmin(low, (sc + L * slack) / ss + blur / moved)
+            excess = cc - 1.001 * L * sc
+            if float(excess.max()) > 0:
+                across = (cc - 1e-15 * (gg + gg_old)).clamp(min=0).sqrt() - blur
+                along = sc + blur * moved
+                steep = torch.where(along > 0, across.clamp(min=0) ** 2 / along, across / moved)
+                steady = ~((excess > 0) & (steep > 1.001 * L))
+                L = torch.where(steady, L, 1.1 * steep)
+        # One number tells that all go on: nan compares false.
+        if n_iter >= max_iter or not n_iter % _LOOK or not float((size - gtol).min()) > 0:
+            met = size <= gtol
+            gone = met | ~torch.isfinite(size) | unfit | (n_iter >= max_iter)
+            if not n_iter % _LOOK:
+                gone = gone | ~torch.isfinite(L) | ((size < 10 * blur) & (2 * size > looked))
+                looked = size
+            end = rows[gone]
+            X[end], last[end], out["gradient_norm"][end] = y[gone], G[gone], size[gone]
+            out["converged"][end], out["n_iter"][end], out["last_step"][end] = met[gone], n_iter, moved[gone]
+            out["L"][end], out["secant_min"][end] = L[gone], low[gone]
+            stay = torch.nonzero(~gone)[:, 0]
+            if len(stay) < len(rows):
+                y, m, G, rows, gtol, unfit, looked = kept(stay, y, m, G, rows, gtol, unfit, looked)
+                mu, L, gg, gm, mm, low, reach, first = kept(stay, mu, L, gg, gm, mm, low, reach, first)
+                steady = None if steady is None else steady[stay]
+                if not len(stay):
+                    break
+        ratio = (torch.minimum(mu, low.clamp(min=0)) / L).sqrt()
+        beta = (1 - ratio) / (1 + ratio)
+        a = gg / L
+        gd = gm - a  # <G, d>, with d = x+ - x = m - G / L the step to come
+        beta = torch.where(gd > 0, 0.0, beta)
+        if steady is not None:
+            beta = beta * steady
+        add(m, -1 / L, G)
+        m.mul_(column(beta, m))
+        y = y + m  # a new tensor: the caller may have kept the old one, and may have returned it as its gradient
+        add(y, -1 / L, G)
+        dd, gm = mm - (gm + gd) / L, beta * gd
+        mm = beta * beta * dd
+        G_old, gg_old, L_old, sg_old = G, gg, L, gm - a
+        slack = 1e-15 * (mm + a / L)
+        ss = (mm - (gm + sg_old) / L - slack).clamp(min=0)
+        reach = reach + ss.sqrt()
+        n_iter += 1
+    return BatchedMinimum(x=X.view(x0.shape), gradient=last.view(x0.shape), **out)

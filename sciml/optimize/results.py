@@ -69,3 +69,19 @@ class BatchedMinimum:
     L: torch.Tensor
     secant_min: torch.Tensor
     last_step: torch.Tensor
+
+
+def blank(like, n_iter):
+    """Return the fields of :class:`BatchedMinimum` that are one number a sample, before any step.
+
+    `like` is float64 (B,), `n_iter` int64 (B,); neither is kept.
+    """
+    zero = torch.zeros_like(like)
+    return {
+        "gradient_norm": zero + torch.nan,
+        "n_iter": torch.zeros_like(n_iter),
+        "converged": torch.zeros_like(n_iter, dtype=torch.bool),
+        "L": zero.clone(),
+        "secant_min": zero + torch.inf,
+        "last_step": zero,
+    }
