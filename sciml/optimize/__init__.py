@@ -13,6 +13,7 @@ tensor([[1.0000, 0.5000],
 
 from sciml.optimize.conjugate_gradients import batched_cg as batched_cg
 from sciml.optimize.krylov_extremes import lanczos_extremes as lanczos_extremes
+from sciml.optimize.limited_memory import batched_lbfgs as batched_lbfgs
 from sciml.optimize.momentum import nag as nag
 from sciml.optimize.results import BatchedMinimum as BatchedMinimum
 from sciml.optimize.results import BatchedSolve as BatchedSolve
