@@ -27,6 +27,8 @@ from sciml.validation import check_number, check_option
 
 __all__ = ["Auto", "auto_steps"]
 
+# A slope may be off by this fraction of itself before the point is computed more exactly; less buys no fewer steps.
+_SLOPE = 0.25
 _UNIT = torch.finfo(torch.float64).eps
 
 
@@ -53,7 +55,7 @@ class Auto:
     armijo : float
         Fraction of the predicted decrease that is asked for; 1e-4 by default.
     memory : int
-        Pairs of the limited-memory BFGS; 10 by default.
+        Pairs of the limited-memory BFGS; 30 by default: a pair costs next to nothing beside a lower-level solve.
     ftol : float
         Relative decrease below which three accepted steps in a row end the search; 1e-10 by default.
     max_trials : int
@@ -63,7 +65,7 @@ class Auto:
     --------
     >>> from sciml.inverse.bilevel import Auto
     >>> Auto(direction="lbfgs").memory
-    10
+    30
     """
 
     direction: str = "auto"
@@ -72,7 +74,7 @@ class Auto:
     trust: float = 1.5
     eps0: float | None = None
     armijo: float = 1e-4
-    memory: int = 10
+    memory: int = 30
     ftol: float = 1e-10
     max_trials: int = 30
 
@@ -265,8 +267,7 @@ def _advance(search, now, options, direction):
                 fruitless = bool((better.eps > 0.9 * level.eps).all() and (better.delta > 0.9 * level.delta).all())
                 now.level, d = better, None
                 continue
-        eps = torch.minimum(2 * level.eps, ev.eps_for(level, 0.05 * pred))
-        eps = torch.maximum(eps, ev.eps_floor(level))
+        eps = torch.maximum(ev.eps_for(level, 0.05 * pred), ev.eps_floor(level))
         start = level.x
         if now.S is not None:
             start = start + torch.tensordot(move.to(start.dtype), now.S, dims=1)
@@ -280,9 +281,10 @@ def _advance(search, now, options, direction):
         if verdict == "floor" or change <= 1e-12 * search.scale(value):
             return "accuracy_floor", floor_reason
         # A slope that was mostly noise is computed better, and the step is not shortened for it.
-        if not fruitless and _slope_noise(now, move) > 0.25 * pred:
+        if not fruitless and _slope_noise(now, move) > _SLOPE * pred:
             continue
-        now.trust = max(0.5 * now.trust, 1e-12)
+        if direction == "gn":
+            now.trust = max(0.5 * now.trust, 1e-12)
         # Quadratic interpolation; a trial that was not finite is cut hard.
         shorter = 0.1 if seen is None else 0.5 * pred / max(seen - value + pred, 1e-300)
         t *= min(0.5, max(0.1, shorter))
@@ -306,14 +308,14 @@ def _sharpened(search, now, move, pred, bar):
     """Return the present level computed more exactly where a step needs it, None where it does not."""
     ev, level = search.evaluator, now.level
     noise = _slope_noise(now, move)
-    if bar <= 0.1 * pred and noise <= 0.25 * pred:
+    if bar <= 0.1 * pred and noise <= _SLOPE * pred:
         return None
     eps, delta = level.eps, torch.minimum(level.delta, 0.1 * level.gg_norm)
     if bar > 0.1 * pred:
         eps = torch.minimum(ev.eps_for(level, 0.05 * pred), 0.5 * eps)
         delta = torch.minimum(delta, 0.02 * pred / eps.clamp_min(1e-300))
-    if noise > 0.25 * pred:
-        factor = max(1e-3, 0.1 * pred / noise)
+    if noise > _SLOPE * pred:
+        factor = max(1e-3, 0.4 * _SLOPE * pred / noise)
         # Only what contributes: often the adjoint alone.
         eps = torch.where(2 * level.Lg * level.eps > factor * level.delta, torch.minimum(eps, factor * level.eps), eps)
         delta = torch.minimum(delta, factor * level.delta)
@@ -349,7 +351,7 @@ def _judge(search, now, options, theta, start, eps, move, pred):
         moved = _row_norms(new.x - now.level.x)
         delta = torch.minimum(0.1 * new.gg_norm, 0.02 * pred / new.eps.clamp_min(1e-300))
         # The adjoint will be a slope: a step like this one must see it through the noise.
-        delta = torch.minimum(delta, 0.05 * pred / moved.clamp_min(1e-300))
+        delta = torch.minimum(delta, 0.2 * _SLOPE * pred / moved.clamp_min(1e-300))
         ev.adjoint(new, delta)
         for _ in range(16):
             value, bar, rigorous = ev.value(now.level)
