@@ -239,7 +239,7 @@ class UpperLoss:
             got = _grad_or_none(gradient, t, v, retain_graph=True)
             return torch.zeros_like(v) if got is None else got
 
-        return float(value), gradient.detach(), hessian
+        return float(value.detach()), gradient.detach(), hessian
 
     def to(self, device, dtype):
         """Return the loss with its data on a device in a dtype.

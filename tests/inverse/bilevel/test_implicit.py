@@ -82,9 +82,7 @@ def test_a_second_derivative_is_refused():
     theta = THETA.clone().requires_grad_()
     (first,) = torch.autograd.grad(ImplicitArgmin(smooth())(theta).sum(), theta, create_graph=True)
     assert first.requires_grad
-    with pytest.raises(
-        InvalidInputError, match="differentiated once; a second derivative was asked for. Differentiate"
-    ):
+    with pytest.raises(InvalidInputError, match="differentiated once; a second derivative was asked for"):
         first.sum().backward()
 
 
@@ -151,9 +149,7 @@ def test_forward_mode_gives_the_response():
 
 def test_it_says_when_a_solve_ended_early():
     theta = THETA.clone().requires_grad_()
-    with pytest.warns(
-        ConvergenceWarning, match=r"sample \d was solved to a distance of .* wanted .*: raise max_iter=3"
-    ):
+    with pytest.warns(ConvergenceWarning, match=r"sample \d was solved to .* wanted .*: raise max_iter=3"):
         ImplicitArgmin(smooth(mu=1.0, L=100.0), solver="nag", max_iter=3)(theta)
 
 
