@@ -324,7 +324,7 @@ def _check_start(search):
     from sciml.inverse.bilevel.constants import check_constants
 
     ev = search.evaluator
-    check_constants(ev.lower, search.theta0, search.x0, count=ev.count)
+    check_constants(ev.lower, search.theta0, search.x0, n_points=1, n_steps=8, count=ev.count)
 
 
 # ---------------------------------------------------------------- checkpoints
