@@ -8,9 +8,16 @@ every number carries an error bar, and every decision of the search is taken wit
 """
 
 from sciml.inverse.bilevel.auto import Auto as Auto
+from sciml.inverse.bilevel.blurring import Blur as Blur
+from sciml.inverse.bilevel.differences import Differences as Differences
+from sciml.inverse.bilevel.filters import Filters as Filters
 from sciml.inverse.bilevel.lower import Lower as Lower
 from sciml.inverse.bilevel.lower import LowerProblem as LowerProblem
+from sciml.inverse.bilevel.maps import Exp as Exp
+from sciml.inverse.bilevel.measurements import Mask as Mask
 from sciml.inverse.bilevel.result import BilevelResult as BilevelResult
 from sciml.inverse.bilevel.solve import learn_hyperparameters as learn_hyperparameters
+from sciml.inverse.bilevel.structured import StructuredLower as StructuredLower
+from sciml.inverse.bilevel.terms import Term as Term
 from sciml.inverse.bilevel.upper import SquaredError as SquaredError
 from sciml.inverse.bilevel.upper import UpperLoss as UpperLoss
