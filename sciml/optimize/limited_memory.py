@@ -17,7 +17,7 @@ import torch
 
 from sciml.exceptions import InvalidInputError
 from sciml.optimize.results import BatchedMinimum, blank
-from sciml.optimize.rowwise import add, batch, column, dot, norm, tolerance
+from sciml.optimize.rowwise import add, batch, column, dot, kept, norm, tolerance
 from sciml.validation import check_number
 
 _ARMIJO, _WOLFE = 1e-4, 0.9
@@ -83,7 +83,7 @@ def batched_lbfgs(value_and_gradient, x0, *, gtol, max_iter, memory=10):
     inf, zero = out["secant_min"].clone(), torch.zeros_like(gtol)
     G, p = torch.zeros_like(x), torch.zeros_like(x)
     f, slope, t, lo, hi, size, largest, moved, L, low = zero, zero, zero, zero, inf, zero, zero, zero, zero, inf
-    tries, n_iter = torch.zeros_like(rows), torch.zeros_like(rows)
+    tries, n_iter, reach = torch.zeros_like(rows), torch.zeros_like(rows), norm(x)
     pairs = _Pairs(x, memory)
     while len(rows):
         trial = x + column(t, x) * p
@@ -109,7 +109,8 @@ def batched_lbfgs(value_and_gradient, x0, *, gtol, max_iter, memory=10):
         s, c = trial - x, G_new - G
         ss, sc, cc = dot(s, s), dot(s, c), dot(c, c)
         stepped = good & ~start
-        blur = 10 * eps * (L * norm(x) + length + size)
+        # Two gradients differ by what curvature and the step make, and by at most about this much rounding.
+        blur = 10 * eps * (L * reach + length + size)
         low = torch.where(stepped & (ss > 0), torch.fmin(low, sc / ss + blur / ss.sqrt()), low)
         usable = stepped & (sc > 1e-10 * (ss * cc).sqrt())
         L = torch.where(usable, torch.maximum(L, cc / sc), L)
@@ -117,7 +118,11 @@ def batched_lbfgs(value_and_gradient, x0, *, gtol, max_iter, memory=10):
 
         n_iter = n_iter + stepped
         moved = torch.where(stepped, ss.sqrt(), moved)
-        x, G = torch.where(good[:, None], trial, x), torch.where(good[:, None], G_new, G)
+        reach = torch.where(stepped, reach + moved, reach)
+        if bool(good.all()):
+            x, G = trial, G_new
+        else:
+            x, G = torch.where(good[:, None], trial, x), torch.where(good[:, None], G_new, G)
         f, size = torch.where(good, f_new, f), torch.where(good, length, size)
         largest = torch.where(good, torch.maximum(largest, f_new.abs()), largest)
         met = size <= gtol
@@ -128,9 +133,9 @@ def batched_lbfgs(value_and_gradient, x0, *, gtol, max_iter, memory=10):
             out["converged"][end], out["n_iter"][end], out["last_step"][end] = met[gone], n_iter[gone], moved[gone]
             out["L"][end], out["secant_min"][end] = L[gone], low[gone]
             stay = torch.nonzero(~gone)[:, 0]
-            state = (x, G, p, rows, gtol, f, slope, lo, hi, size, largest, moved, L, low, tries, n_iter, good, t_next)
-            state = [array[stay] for array in state]
-            x, G, p, rows, gtol, f, slope, lo, hi, size, largest, moved, L, low, tries, n_iter, good, t_next = state
+            x, G, p, rows, gtol, f, slope, t_next, lo, hi = kept(stay, x, G, p, rows, gtol, f, slope, t_next, lo, hi)
+            size, largest, moved, reach, L, low = kept(stay, size, largest, moved, reach, L, low)
+            tries, n_iter, good = kept(stay, tries, n_iter, good)
             pairs.keep(stay)
             if not len(rows):
                 break
@@ -172,10 +177,21 @@ class _Pairs:
         self.scale = self.inverse.new_zeros(len(x))
         self.count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
+    def _in_step(self, some):
+        """Return the newest slot that all samples share, if `some` are all of them and they share it, else None."""
+        low, high = (int(end) for end in torch.aminmax(self.count))
+        return low % self.memory if low == high and len(some) == len(self.count) else None
+
     def push(self, usable, s, c, sc, cc):
         i = torch.nonzero(usable)[:, 0]
-        slot = self.count[i] % self.memory
-        self.s[slot, i], self.c[slot, i], self.inverse[slot, i] = s[i], c[i], 1 / sc[i]
+        if not len(i):
+            return
+        slot = self._in_step(i)
+        if slot is None:
+            slot = self.count[i] % self.memory
+            self.s[slot, i], self.c[slot, i], self.inverse[slot, i] = s[i], c[i], 1 / sc[i]
+        else:
+            self.s[slot], self.c[slot], self.inverse[slot] = s, c, 1 / sc
         self.scale[i] = sc[i] / cc[i]
         self.count[i] += 1
 
@@ -186,10 +202,12 @@ class _Pairs:
 
     def direction(self, G, new):
         """Return -B G for the samples `new`, and whether they have a pair at all: the two loops."""
-        q, steps = -G[new], []
+        q, steps, slot = -G[new], [], self._in_step(new)
         for age in range(1, min(self.memory, int(self.count[new].max())) + 1):
-            slot = (self.count[new] - age) % self.memory
-            s, c, inverse = self.s[slot, new], self.c[slot, new], self.inverse[slot, new]
+            # A sample with fewer pairs than others meets an empty slot, which changes nothing.
+            place = (self.count[new] - age) % self.memory, new
+            place = place if slot is None else (slot - age) % self.memory
+            s, c, inverse = self.s[place], self.c[place], self.inverse[place]
             alpha = inverse * dot(s, q)
             add(q, -alpha, c)
             steps.append((s, c, inverse, alpha))

@@ -84,7 +84,8 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
     # Numbers that are no constants at all end their sample once its first gradient is known.
     unfit = ~((mu >= 0) & (L > 0) & torch.isfinite(L))
     L = torch.maximum(L, mu)
-    low, reach, looked, zero = out["secant_min"].clone(), norm(y), out["secant_min"].clone(), torch.zeros_like(gtol)
+    low, looked, reach = out["secant_min"].clone(), out["secant_min"].clone(), norm(y)
+    since = zero = torch.zeros_like(gtol)
     m, G_old = torch.zeros_like(y), torch.zeros_like(y)
     gg_old, sg_old, ss, mm, slack, L_old = zero, zero, zero, zero, zero, L
     n_iter = 0
@@ -113,15 +114,20 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
             met = size <= gtol
             gone = met | ~torch.isfinite(size) | unfit | (n_iter >= max_iter)
             if not n_iter % _LOOK:
-                gone = gone | ~torch.isfinite(L) | ((size < 10 * blur) & (2 * size > looked))
-                looked = size
+                # Not half as large for that long, and as small as rounding: there is no more to be had.
+                halved = 2 * size < looked
+                looked, since = torch.where(halved, size, looked), torch.where(halved, float(n_iter), since)
+                patience = _LOOK + 10 * (L / torch.where(mu > 0, mu, low.clamp(min=0))).sqrt()
+                level = 10 * eps * (L * norm(y) + first)
+                gone = gone | ~torch.isfinite(L) | ((size < level) & (n_iter - since > patience))
             end = rows[gone]
             X[end], last[end], out["gradient_norm"][end] = y[gone], G[gone], size[gone]
             out["converged"][end], out["n_iter"][end], out["last_step"][end] = met[gone], n_iter, moved[gone]
             out["L"][end], out["secant_min"][end] = L[gone], low[gone]
             stay = torch.nonzero(~gone)[:, 0]
             if len(stay) < len(rows):
-                y, m, G, rows, gtol, unfit, looked = kept(stay, y, m, G, rows, gtol, unfit, looked)
+                y, m, G, rows, gtol, unfit = kept(stay, y, m, G, rows, gtol, unfit)
+                looked, since = kept(stay, looked, since)
                 mu, L, gg, gm, mm, low, reach, first = kept(stay, mu, L, gg, gm, mm, low, reach, first)
                 steady = None if steady is None else steady[stay]
                 if not len(stay):
