@@ -242,7 +242,7 @@ def _condition(B):
 def _advance(search, now, options, direction):
     """Find and take one step; return ("accepted", length), or a status and its reason."""
     ev = search.evaluator
-    d, t, capped, fruitless = None, 1.0, False, False
+    d, t, capped, fruitless, doubtful = None, 1.0, False, False, False
     floor_reason = (
         "the bars of the values cannot be made short enough to see a decrease: theta is as good as told apart"
     )
@@ -262,7 +262,8 @@ def _advance(search, now, options, direction):
             return "accuracy_floor", floor_reason
         # The present point first: its value and its slope must be known well enough for what the step promises.
         if not fruitless:
-            better = _sharpened(search, now, move, pred, bar)
+            noise = _slope_noise(now, move) if direction == "gn" or doubtful else 0.0
+            better, doubtful = _sharpened(search, now, noise, pred, bar), False
             if better is not None:
                 fruitless = bool((better.eps > 0.9 * level.eps).all() and (better.delta > 0.9 * level.delta).all())
                 now.level, d = better, None
@@ -282,7 +283,10 @@ def _advance(search, now, options, direction):
             return "accuracy_floor", floor_reason
         # A slope that was mostly noise is computed better, and the step is not shortened for it.
         if not fruitless and _slope_noise(now, move) > _SLOPE * pred:
-            continue
+            told = float("inf") if new is None else float(_row_dots(level.gg, new.x - level.x).mean())
+            if told > -0.1 * pred:
+                doubtful = True
+                continue
         if direction == "gn":
             now.trust = max(0.5 * now.trust, 1e-12)
         # Quadratic interpolation; a trial that was not finite is cut hard.
@@ -304,10 +308,9 @@ def _slope_noise(now, move):
     return float((reach * (level.delta + 2 * level.Lg * level.eps)).mean())
 
 
-def _sharpened(search, now, move, pred, bar):
+def _sharpened(search, now, noise, pred, bar):
     """Return the present level computed more exactly where a step needs it, None where it does not."""
     ev, level = search.evaluator, now.level
-    noise = _slope_noise(now, move)
     if bar <= 0.1 * pred and noise <= _SLOPE * pred:
         return None
     eps, delta = level.eps, torch.minimum(level.delta, 0.1 * level.gg_norm)
@@ -315,7 +318,7 @@ def _sharpened(search, now, move, pred, bar):
         eps = torch.minimum(ev.eps_for(level, 0.05 * pred), 0.5 * eps)
         delta = torch.minimum(delta, 0.02 * pred / eps.clamp_min(1e-300))
     if noise > _SLOPE * pred:
-        factor = max(1e-3, 0.4 * _SLOPE * pred / noise)
+        factor = max(1e-3, 0.1 * pred / noise)
         # Only what contributes: often the adjoint alone.
         eps = torch.where(2 * level.Lg * level.eps > factor * level.delta, torch.minimum(eps, factor * level.eps), eps)
         delta = torch.minimum(delta, factor * level.delta)
@@ -332,6 +335,10 @@ def _sharpened(search, now, move, pred, bar):
 
 def _at_floor(ev, level):
     return bool((level.eps <= 2 * ev.eps_floor(level)).all())
+
+
+def _row_dots(u, v):
+    return (u * v).reshape(len(v), -1).sum(1, dtype=torch.float64)
 
 
 def _row_norms(v):
@@ -351,7 +358,8 @@ def _judge(search, now, options, theta, start, eps, move, pred):
         moved = _row_norms(new.x - now.level.x)
         delta = torch.minimum(0.1 * new.gg_norm, 0.02 * pred / new.eps.clamp_min(1e-300))
         # The adjoint will be a slope: a step like this one must see it through the noise.
-        delta = torch.minimum(delta, 0.2 * _SLOPE * pred / moved.clamp_min(1e-300))
+        sharp = 0.05 if now.S is not None else 0.2
+        delta = torch.minimum(delta, sharp * pred / moved.clamp_min(1e-300))
         ev.adjoint(new, delta)
         for _ in range(16):
             value, bar, rigorous = ev.value(now.level)

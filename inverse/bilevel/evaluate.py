@@ -666,7 +666,7 @@ def _adjoint_chunk(lower, upper, item):
     q0 = item["q"]
     if q0 is not None and point.mask is not None:
         q0 = torch.where(point.mask, q0, torch.zeros_like(q0))
-    got = batched_cg(point.hvp, b, atol=_atol(item["delta"], b), x0=q0)
+    got = batched_cg(point.hvp, b, atol=_atol(item["delta"], b), x0=q0, preconditioner=point.precondition)
     q, delta = got.x, got.residual.to(torch.float64)
     G = point.gradient
     c = item["g"] - _dots(q, G)
@@ -700,7 +700,8 @@ def _response_chunk(lower, upper, item):
     for j, e in enumerate(torch.eye(n, dtype=torch.float64, device=x.device)):
         column = -point.cross(e)
         start = None if item["S"] is None else item["S"][j]
-        got = batched_cg(point.hvp, column, atol=item["rtol"] * _norms(column), x0=start)
+        atol = item["rtol"] * _norms(column)
+        got = batched_cg(point.hvp, column, atol=atol, x0=start, preconditioner=point.precondition)
         n_cg += int(got.n_iter.max()) if got.n_iter.numel() else 0
         S.append(got.x)
         curved.append(upper.hvp(x, theta, idx, got.x))
@@ -718,7 +719,7 @@ def _error_chunk(lower, upper, item):
     x, theta, idx, q = item["x"], item["theta"], point.idx, item["q"]
     G = point.gradient
     tight = 1e-2
-    p = batched_cg(point.hvp, -G, atol=tight * _norms(G)).x
+    p = batched_cg(point.hvp, -G, atol=tight * _norms(G), preconditioner=point.precondition).x
     gg = item["gg"] if point.mask is None else torch.where(point.mask, item["gg"], torch.zeros_like(item["gg"]))
     residual = gg - point.hvp(q)
     in_x, in_theta = point.third(p, q, blocks)
@@ -727,7 +728,7 @@ def _error_chunk(lower, upper, item):
         curved = torch.where(point.mask, curved, torch.zeros_like(curved))
     w = residual + curved - in_x
     if item["S"] is None:
-        u = batched_cg(point.hvp, w, atol=tight * _norms(w)).x
+        u = batched_cg(point.hvp, w, atol=tight * _norms(w), preconditioner=point.precondition).x
         rows = -point.cross_adjoint(u, blocks)
     else:
         per_sample = torch.stack([_dots(s, w) for s in item["S"]], -1)  # (b, n)
@@ -784,7 +785,8 @@ def _minimise(solver, lower, x0, theta, idx, eps, mu, L, count, item):
         from sciml.optimize import batched_lbfgs
 
         return batched_lbfgs(value_and_gradient, x0, gtol=gtol, max_iter=item["max_inner"]), None
-    got = newton_cg(at, x0, gtol=gtol, max_iter=item["max_inner"])
+    xtol = eps if item["lower_error"] == "newton" else 0.0
+    got = newton_cg(at, x0, gtol=gtol, max_iter=item["max_inner"], xtol=xtol)
     point = last[0] if last and torch.equal(last[0].x, got.x) else None
     return got, point
 

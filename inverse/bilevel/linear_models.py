@@ -88,6 +88,7 @@ class _ModelPoint(Point):
         self._model, self._count, self._loss = model, count, model.loss
         self._folds, self._weights, self._penalties = model._of(idx), model._row_weights(theta), model._penalties(theta)
         self._states, self._slopes, values = [], [], []
+        self._diagonal = None
         gradient = torch.empty_like(x)
         for j, fold in enumerate(self._folds):
             z = fold.scores(x[j])
@@ -124,6 +125,12 @@ class _ModelPoint(Point):
             out.append((c @ (fold.X * fold.X)) / fold.n_rows + self._penalties)
         self._count.hvp += 0.5 * len(out)
         return torch.stack(out)
+
+    def precondition(self, r, rows):
+        """Return r over the diagonals of H: penalties of different sizes are most of its condition number."""
+        if self._diagonal is None:
+            self._diagonal = self.diagonal()
+        return r / self._diagonal[rows]
 
     def _third_in_x(self, p, q):
         """Yield, fold by fold, the scores of p and q and the third derivative applied to p and q."""

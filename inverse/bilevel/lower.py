@@ -66,6 +66,9 @@ class Point:
         Support of a nonsmooth problem: gradient, Hessian and J are restricted to it; None for a smooth one.
     """
 
+    # ``precondition(r, rows)``, an approximate inverse of H for the samples `rows` of the point, where there is one.
+    precondition = None
+
     def __init__(self, x, theta, idx, gradient, value=None, mask=None):
         self.x, self.theta, self.idx = x, theta, idx
         self.gradient, self.value, self.mask = gradient, value, mask

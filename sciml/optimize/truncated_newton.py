@@ -23,7 +23,7 @@ from sciml.optimize.rowwise import batch, column, dot, norm, tolerance
 from sciml.validation import check_number
 
 
-def newton_cg(at, x0, *, gtol, max_iter):
+def newton_cg(at, x0, *, gtol, max_iter, xtol=0.0):
     r"""Minimise every sample's function by Newton's method with inexact directions [1]_ and Armijo's rule [2]_.
 
     Where a direction of negative curvature is met at once the step is one of steepest descent. A sample that is done
@@ -42,6 +42,9 @@ def newton_cg(at, x0, *, gtol, max_iter):
         A sample is done when the norm of its gradient is at most this: absolute, in the units of the gradient.
     max_iter : int
         Newton steps at most.
+    xtol : float or torch.Tensor, shape (B,)
+        A sample is done, too, when three tenths of a full Newton step are at most this: an estimate of the distance to
+        the minimiser, for problems whose gradient tells little of it. 0 (the default) leaves it to the gradient.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def newton_cg(at, x0, *, gtol, max_iter):
     """
     shape, X = x0.shape[1:], batch("x0", x0).clone()
     B, d = X.shape
-    gtol = tolerance("gtol", gtol, X)
+    gtol, xtol = tolerance("gtol", gtol, X), tolerance("xtol", xtol, X)
     max_iter = check_number("max_iter", max_iter, low=0, integer=True)
     rows = torch.arange(B, device=X.device)
     last, out = torch.zeros_like(X), blank(gtol, rows)
@@ -108,7 +111,8 @@ def newton_cg(at, x0, *, gtol, max_iter):
         out["n_iter"][moved] += tries[moved] > 0
         X[moved], last[moved], out["gradient_norm"][moved] = trial[good], G[good], size[good]
         value[moved], largest[moved] = f[good], torch.maximum(largest[moved], f[good].abs())
-        met = size <= gtol[rows]
+        near = modelled[rows] & (t[rows] == 1) & (0.3 * out["last_step"][rows] <= xtol[rows])
+        met = (size <= gtol[rows]) | near & good & (size < 0.5 * before) & (xtol[rows] > 0)
         out["converged"][moved] = met[good]
 
         # Those that do not: a shorter step, by the parabola through what is known.
@@ -123,7 +127,10 @@ def newton_cg(at, x0, *, gtol, max_iter):
         if len(new):
             now, g = rows[new], G[new]
             inner, left = solve(
-                lambda v, some, point=point, new=new: point.hvp(v, new[some]), -g.view(-1, *shape), atol=bound[new]
+                lambda v, some, point=point, new=new: point.hvp(v, new[some]),
+                -g.view(-1, *shape),
+                atol=bound[new],
+                preconditioner=_preconditioner(point, new),
             )
             p = inner.x.view(g.shape)
             fall = dot(p, g)
@@ -137,3 +144,9 @@ def newton_cg(at, x0, *, gtol, max_iter):
             out["secant_min"][now] = torch.minimum(out["secant_min"][now], inner.curvature_min)
         rows = rows[~over]
     return BatchedMinimum(x=X.view(x0.shape), gradient=last.view(x0.shape), **out)
+
+
+def _preconditioner(point, new):
+    """Return the preconditioner of a point for some of its samples, None where it has none."""
+    own = getattr(point, "precondition", None)
+    return None if own is None else lambda r, some: own(r, new[some])
