@@ -11,10 +11,15 @@ tensor([[1.0000, 0.5000],
         [0.2500, 0.1250]], dtype=torch.float64)
 """
 
+from sciml.optimize.active_set import l1_newton as l1_newton
 from sciml.optimize.conjugate_gradients import batched_cg as batched_cg
+from sciml.optimize.coordinate_descent import coordinate_descent as coordinate_descent
 from sciml.optimize.krylov_extremes import lanczos_extremes as lanczos_extremes
 from sciml.optimize.limited_memory import batched_lbfgs as batched_lbfgs
 from sciml.optimize.momentum import nag as nag
+from sciml.optimize.proximal import l1_subgradient as l1_subgradient
+from sciml.optimize.proximal import proximal_gradient as proximal_gradient
+from sciml.optimize.proximal import soft_threshold as soft_threshold
 from sciml.optimize.results import BatchedMinimum as BatchedMinimum
 from sciml.optimize.results import BatchedSolve as BatchedSolve
 from sciml.optimize.truncated_newton import newton_cg as newton_cg
