@@ -94,7 +94,7 @@ def batch(name, value):
             f"{name} must be a floating-point tensor of shape (B, ...), samples first; got {got}. "
             f"Write {name}[None] for a single sample and {name}[:, None] for a number a sample."
         )
-    return value.detach().reshape(len(value), -1)
+    return value.detach().flatten(1)
 
 
 def applied(name, function, v, rows, shape):
