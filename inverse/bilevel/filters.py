@@ -249,7 +249,8 @@ class _BoundFilters(Bound):
         bound = _BoundFilters(self.bank, self.kernels, None, start)
         weights = omega[:, None, None]
         _, high = lanczos_extremes(lambda v, rows: bound.adjoint(bound.forward(v).mul_(weights)), start, n_steps=16)
-        return min(1.03 * max(float(high), self._symbol(omega)), self.gram_bound(omega))
+        high = float(high) if small == self.shape else max(float(high), self._symbol(omega))
+        return min(1.03 * high, self.gram_bound(omega))
 
     def row_norms(self):
         # Mirrored, one pixel can meet up to four entries of a filter, which may add up.

@@ -290,7 +290,7 @@ class _General(Measurement):
 
     def on(self, shape):
         other = super().on(shape)
-        other.data_shape = other.shape if self._data is None else self._data
+        other.data_shape = self._data
         return other
 
     def forward(self, x, idx):

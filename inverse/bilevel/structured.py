@@ -101,6 +101,8 @@ class StructuredLower(Lower):
             shape = (A.shape[1],) if isinstance(A, LinearOperator) else y.shape[1:]
         self.shape = tuple(int(n) for n in shape)
         self.A = as_measurement(A, spectrum).on(self.shape)
+        if self.A.data_shape is None:
+            self.A.data_shape = self._tried(y)
         if tuple(y.shape[1:]) != tuple(self.A.data_shape):
             raise InvalidInputError(
                 f"y must hold data of shape {tuple(self.A.data_shape)} for each sample; got {tuple(y.shape[1:])}."
@@ -115,6 +117,16 @@ class StructuredLower(Lower):
         self.quadratic = all(term.potential.bounds[1] == 0 for term in self.terms)
         self._bound = self._known = self._some = None
         _keep_memory()
+
+    def _tried(self, y):
+        """Return the shape of data that functions A and A^T agree on."""
+        back = self.A.adjoint(y[:1], None)
+        if tuple(back.shape) != (1, *self.shape):
+            raise InvalidInputError(
+                f"A must hold functions of batches; its adjoint made shape {tuple(back.shape)} of data of shape "
+                f"{tuple(y[:1].shape)} for samples of shape {self.shape}. Pass shape, the shape of one sample."
+            )
+        return self.A.forward(back, None).shape[1:]
 
     def __getstate__(self):
         # What was derived from theta need not travel to other processes.
