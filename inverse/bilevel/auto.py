@@ -184,7 +184,7 @@ def _confirmed(search, now, criterion):
         criterion = search.criterion(level.theta, level.z, value)
         if criterion > search.tol:
             break
-        error = 1.25 * float(ev.gradient_error(level).norm())
+        error = 1.25 * float(ev.gradient_error(level, now.S).norm())
         size = float(level.z.norm())
         wanted = max(0.5 * size, search.tol * search.scale(value))
         if error <= wanted:
@@ -271,7 +271,7 @@ def _advance(search, now, options, direction):
         eps = torch.maximum(ev.eps_for(level, 0.05 * pred), ev.eps_floor(level))
         start = level.x
         if now.S is not None:
-            start = start + torch.tensordot(move.to(start.dtype), now.S, dims=1)
+            start = start + torch.tensordot(move.to(start), now.S, dims=1)
         verdict, new, seen = _judge(search, now, options, theta, start, eps, move, pred)
         if new is not None:
             now.reach = _row_norms(new.x - level.x) / move.norm()
@@ -300,7 +300,7 @@ def _slope_noise(now, move):
     """Return what z^T move may be off by, from how far the solutions move: |S move| (delta + 2 Lg eps)."""
     level = now.level
     if now.S is not None:
-        reach = _row_norms(torch.tensordot(move.to(now.S.dtype), now.S, dims=1))
+        reach = _row_norms(torch.tensordot(move.to(now.S), now.S, dims=1))
     elif now.reach is not None:
         reach = now.reach * move.norm()
     else:

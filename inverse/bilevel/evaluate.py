@@ -54,7 +54,7 @@ class Level:
     Parameters
     ----------
     theta : torch.Tensor, shape (n,), float64
-        The hyperparameters.
+        The hyperparameters, always on the CPU, as z and all that has no axis of samples.
     parts : dict of torch.Tensor, first axis B
         x, G, G_norm, eps, mu, L, LH, LJ, g, gg (gradient of g), gg_norm, Lg, Lt, and after the adjoint q, q_norm,
         delta, c, b1, b1e; NaN stands for an unknown constant.
@@ -258,8 +258,8 @@ class Evaluator:
             item = {"theta": level.theta, "start": a, "x": level.x[a:b], "q": level.q[a:b], "point": level.points[i]}
             items.append({**item, "blocks": self._blocks(a, b)})
         got = self._map(_gradient_chunk, items, level)
-        z = torch.cat([part["z"] for part in got]).sum(0) / self.B
-        _, dr, _ = self.upper.r(level.theta)
+        z = torch.cat([part["z"] for part in got]).sum(0).cpu() / self.B
+        _, dr, _ = self._r(level.theta)
         level.z = z if dr is None else z + dr
         return level.z
 
@@ -287,8 +287,8 @@ class Evaluator:
         got = self._map(_response_chunk, items, level)
         S = torch.cat([part["S"] for part in got], dim=1)
         level.parts["S_norm"] = torch.cat([part["S_norm"] for part in got])
-        matrix = torch.cat([part["gauss_newton"] for part in got]).sum(0) / self.B
-        _, _, hessian = self.upper.r(level.theta)
+        matrix = torch.cat([part["gauss_newton"] for part in got]).sum(0).cpu() / self.B
+        _, _, hessian = self._r(level.theta)
         if hessian is not None:
             matrix = matrix + torch.stack([hessian(e) for e in torch.eye(self.n, dtype=torch.float64)])
         return S, 0.5 * (matrix + matrix.T)
@@ -314,7 +314,7 @@ class Evaluator:
             item |= {key: level.parts[key][a:b] for key in ("x", "G", "q", "gg")}
             items.append({**item, "S": None if S is None else S[:, a:b]})
         got = self._map(_error_chunk, items, level)
-        return torch.cat([part["error"] for part in got]).sum(0) / self.B
+        return torch.cat([part["error"] for part in got]).sum(0).cpu() / self.B
 
     def norm_J(self, level):
         """Return upper bounds of the spectral norms of J, and whether they are bounds.
@@ -359,7 +359,7 @@ class Evaluator:
         """
         mode = self.certificate if certificate is None else certificate
         values, bars, rigorous = self._samples(level, mode)
-        r, _, _ = self.upper.r(level.theta)
+        r, _, _ = self._r(level.theta)
         value = float(values.sum()) / self.B + r
         rounding = 8 * torch.finfo(torch.float64).eps
         bar = float(bars.sum()) / self.B + rounding * (float(values.abs().mean()) + abs(r))
@@ -512,13 +512,16 @@ class Evaluator:
         -------
         Level
         """
-
-        def place(tensor):
-            return None if tensor is None else tensor.to(self.device)
-
-        parts = {key: place(part) for key, part in state["parts"].items()}
+        parts = {key: part.to(self.device) for key, part in state["parts"].items()}
         points = [None] * len(self.chunks)
-        return Level(place(state["theta"]), parts, place(state["z"]), points, set(state["estimated"]), state["linear"])
+        return Level(state["theta"], parts, state["z"], points, set(state["estimated"]), state["linear"])
+
+    def _r(self, theta):
+        """Return the term of theta alone, its gradient and its Hessian, where theta is kept: on the CPU."""
+        value, gradient, hessian = self.upper.r(theta.to(self.device))
+        if gradient is None:
+            return value, None, None
+        return value, gradient.cpu(), lambda t: hessian(t.to(self.device)).cpu()
 
     def _plan(self):
         return {
@@ -536,6 +539,7 @@ class Evaluator:
         """Run a stage for every chunk, here or in workers, and take its counts and its linearisations."""
         self.check_budget()
         for item in items:
+            item["theta"] = item["theta"].to(self.device)
             item |= {"free": level is not None and level.linear, "guess": level is not None and "mu" in level.estimated}
         if self.workers > 1 and len(items) > 1:
             bare = [{**item, "point": None} for item in items]
@@ -643,7 +647,7 @@ def _solve_chunk(lower, upper, item):
         estimated.add("Lg")
     # Rounding inside g, which its gradient does not tell: a residual may be a small difference of large numbers.
     shaken, _ = upper.gradient(x * (1 + 4 * unit * _probe(x).sign()), theta, idx)
-    noise = 4 * (shaken.to(torch.float64) - g.to(torch.float64)).abs()
+    noise = 16 * (shaken.to(torch.float64) - g.to(torch.float64)).abs()
     nan = torch.full_like(mu, torch.nan)
     gg_norm = _norms(gg)
     out = {"x": x, "G": G, "G_norm": G_norm, "eps": eps, "mu": mu, "g": g.to(torch.float64), "gg": gg}

@@ -37,7 +37,6 @@ METHODS = {
     "fixed": ("fixed_accuracy", "FixedAccuracy", "fixed_accuracy_steps"),
     "stochastic": ("stochastic", "Stochastic", "stochastic_steps"),
 }
-_GOOD = ("converged", "accuracy_floor", "small_decrease")
 
 
 def learn_hyperparameters(
@@ -282,7 +281,8 @@ def _problem(lower, upper, theta0, x0, dtype, device):
     if not x.is_floating_point():
         raise InvalidInputError(f"x0 must be real; got dtype {x.dtype}.")
     x = x.detach().to(theta.device if x0 is None or device is not None else x.device)
-    theta = theta.detach().to(x.device)
+    home = theta.device
+    theta = theta.detach().cpu()
     for name, part in (("lower", lower), ("upper", upper)):
         if part.n_samples is not None and part.n_samples != len(x):
             raise InvalidInputError(
@@ -292,7 +292,8 @@ def _problem(lower, upper, theta0, x0, dtype, device):
             raise InvalidInputError(
                 f"{name} has samples of shape {tuple(part.shape)}, but x of shape {tuple(x.shape[1:])}."
             )
-    return lower.to(x.device, x.dtype), upper.to(x.device, x.dtype), theta, x, leave
+    # theta is kept on the CPU: what is done with it is little, and wants no synchronisation.
+    return lower.to(x.device, x.dtype), upper.to(x.device, x.dtype), theta, x, lambda t: leave(t.to(home))
 
 
 def _bounds(bounds, theta0):
@@ -301,7 +302,10 @@ def _bounds(bounds, theta0):
     if bounds is None:
         return low, high
     try:
-        ends = [torch.as_tensor(np.asarray(end), dtype=torch.float64).to(theta0.device) for end in bounds]
+        ends = [
+            torch.as_tensor(np.asarray(end.cpu() if isinstance(end, torch.Tensor) else end), dtype=torch.float64).cpu()
+            for end in bounds
+        ]
         low, high = (end.expand_as(theta0) for end in ends)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(
@@ -443,17 +447,16 @@ def _result(search, loop, status, reason, options, leave, verify, replayed):
     if verify:
         report["verification"] = _verified(search)
     B = ev.B
-    history = {key: row for key, row in loop.history.items()}
     return BilevelResult(
         status=status,
         message=reason,
         n_iter=loop.n_iter,
-        history=history,
+        history=loop.history,
         settings=_settings(search, options),
         theta=leave(level.theta),
         grad=leave(level.z),
         thetas=leave(torch.stack([row["theta"] for row in search.rows])),
-        x=_like(leave, level.x),
+        x=leave(level.x),
         value=value,
         value_bar=value_bar,
         grad_bar=grad_bar,
@@ -469,11 +472,6 @@ def _result(search, loop, status, reason, options, leave, verify, replayed):
         n_third=ev.count.third / B,
         report=report,
     )
-
-
-def _like(leave, x):
-    """Return x as a tensor where tensors came, else as NumPy."""
-    return leave(x)
 
 
 def _final_bars(search, snapshot, status):
@@ -532,11 +530,13 @@ def _settings(search, options):
 def _complain(result, reason, loop, tol, on_failure):
     if on_failure == "ignore":
         return
-    texts = []
-    if result.status not in (*_GOOD, "stopped"):
+    texts, last = [], loop.history["criterion"][-1]
+    # Where values cannot be told apart any more, a gradient near tol is as good as tol.
+    at_floor = result.status == "accuracy_floor" and last <= 100 * tol
+    if result.status not in ("converged", "stopped") and not at_floor:
         texts.append(
             f"learn_hyperparameters ended with status {result.status!r} after {loop.n_iter} steps with criterion "
-            f"{loop.history['criterion'][-1]:.2e}, tol={tol:.0e}: {reason}."
+            f"{last:.2e}, tol={tol:.0e}: {reason}."
         )
     if result.report["contradicted"]:
         found = ", ".join(f"{name} by a factor {factor:.2g}" for name, factor in result.report["contradicted"].items())
