@@ -243,8 +243,10 @@ def _problem(lower, upper, theta, x):
             raise InvalidInputError(
                 f"x must be of shape (B, ...), that of the {name} level; got {tuple(x.shape)}, wanted {(B, *shape)}."
             )
-    x, theta = x.detach(), theta.detach().to(x.device)
-    return lower.to(x.device, x.dtype), upper.to(x.device, x.dtype), theta, x, leave
+    x, home = x.detach(), theta.device
+    # theta and z are kept on the CPU, all that has an axis of samples where x is.
+    theta, there = theta.detach().cpu(), (lower.to(x.device, x.dtype), upper.to(x.device, x.dtype))
+    return *there, theta, x, lambda t: leave(t.to(home))
 
 
 # ---------------------------------------------------------------- a check that shares nothing with it
@@ -377,13 +379,13 @@ def check_hypergradient(
     z, info = hypergradient(lower, upper, theta, x, tol=tol, bound=bound, on_failure="ignore")
     lower, upper, theta, x, _ = _problem(lower, upper, theta, x)
     ev = Evaluator(lower, upper, x, len(theta), certificate="adjoint")
-    z, start = torch.as_tensor(z).to(theta), torch.as_tensor(info.x).to(x)
+    z, start = torch.as_tensor(z).cpu(), torch.as_tensor(info.x).to(x)
     n = len(theta)
     if n_directions is None and n <= _COMPONENTS:
-        directions = torch.eye(n, dtype=torch.float64, device=theta.device)
+        directions = torch.eye(n, dtype=torch.float64)
     else:
         rows = generator(random_state).standard_normal((n_directions or 10, n)) / n**0.5
-        directions = torch.from_numpy(rows).to(theta)
+        directions = torch.from_numpy(rows)
     differences, errors = [], []
     for d in directions:
         f = {k: _tight(ev, theta + k * step * d, start) for k in (-2, -1, 1, 2)}
@@ -393,9 +395,7 @@ def check_hypergradient(
         size = max(abs(value) for value in f.values())
         errors.append(1e-2 * abs(near - far) + 16 * torch.finfo(x.dtype).eps * size / step)
     dense = _dense(ev, theta, start)
-    along = directions @ z
-    arrays = [z, directions, along]
-    z, directions, along = (array.cpu().numpy() for array in arrays)
+    z, directions, along = (part.numpy() for part in (z, directions, directions @ z))
     fd, fd_error = np.array(differences), np.array(errors)
     return GradientReport(z, info.bar, info.certified, directions, along, fd, fd_error, dense, rtol)
 
@@ -422,6 +422,7 @@ def _dense(ev, theta, x):
     lower, upper, B = ev.lower, ev.upper, len(x)
     idx = torch.arange(B, device=x.device)
     x = _tight_level(ev, theta, x).x
+    theta = theta.to(x.device)
     point = lower.at(x, theta, idx, Counter())
     units = torch.eye(d, dtype=x.dtype, device=x.device)
     columns = [point.hvp(e.reshape(1, *x.shape[1:]).expand(x.shape).contiguous()) for e in units]

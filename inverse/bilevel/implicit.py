@@ -136,7 +136,7 @@ class ImplicitArgmin(torch.nn.Module):
         nothing = UpperLoss(lambda x: x.new_zeros(len(x)), Lg=0.0)
         lower = self.lower.to(x0.device, x0.dtype)
         ev = Evaluator(lower, nothing, x0, len(theta), solver=self.solver, max_inner=self.max_iter)
-        theta = theta.detach().to(torch.float64)
+        theta = theta.detach().to(torch.float64).cpu()
         level = ev.solve(theta, x0, None)
         first = level.eps
         for _ in range(40):
@@ -164,6 +164,7 @@ class ImplicitArgmin(torch.nn.Module):
 
     def _system(self, theta, x, right):
         """Return the linearisation at x and the solution of H q = right(linearisation)."""
+        theta = theta.detach().to(device=x.device, dtype=torch.float64)
         point = self.lower.to(x.device, x.dtype).at(x, theta, torch.arange(len(x), device=x.device), self.count)
         right = right(point).to(x.dtype)
         if point.mask is not None:
@@ -196,8 +197,8 @@ class _Argmin(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         theta, x = ctx.saved_tensors
-        point, q = ctx.layer._system(theta.detach().to(torch.float64), x, lambda point: grad.detach())
-        rows = -point.cross_adjoint(q, [slice(0, len(x))])[0].to(theta.dtype)
+        point, q = ctx.layer._system(theta, x, lambda point: grad.detach())
+        rows = -point.cross_adjoint(q, [slice(0, len(x))])[0].to(theta)
         # Under create_graph the answer must not look like a constant.
         return (_Once.apply(rows, theta, grad) if torch.is_grad_enabled() else rows), None, None
 
@@ -206,8 +207,8 @@ class _Argmin(torch.autograd.Function):
         theta, x = ctx.saved_tensors
         if tangent is None:
             return torch.zeros_like(x)
-        direction = tangent.detach().to(torch.float64)
-        return ctx.layer._system(theta.detach().to(torch.float64), x, lambda point: -point.cross(direction))[1]
+        direction = tangent.detach().to(device=x.device, dtype=torch.float64)
+        return ctx.layer._system(theta, x, lambda point: -point.cross(direction))[1]
 
 
 class _Once(torch.autograd.Function):
