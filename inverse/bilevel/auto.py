@@ -144,7 +144,7 @@ def auto_steps(search, options):
         direction = "gn" if n <= 32 else "lbfgs"
     step = 0.0
     if search.saved is not None:
-        now = _State(None, options, n).restore(search, search.saved)
+        now, step = _State(None, options, n).restore(search, search.saved), search.saved["step"]
     else:
         level = ev.solve(search.theta0, search.x0, options.eps0)
         ev.adjoint(level, 0.1 * level.gg_norm)
@@ -155,15 +155,13 @@ def auto_steps(search, options):
         level = now.level
         value, bar, rigorous = ev.value(level)
         criterion = search.criterion(level.theta, level.z, value)
+        if search.save is not None:
+            search.save({**now.save(search), "step": step})
         try:
             if criterion <= search.tol:
                 level, criterion = _confirmed(search, now, criterion)
                 value, bar, rigorous = ev.value(level)
-            if search.saved is None:
-                if search.save is not None:
-                    search.save(now.save(search))
-                yield search.step(Snapshot(level.theta, value, bar, rigorous, level), criterion, step=step)
-            search.saved = None
+            yield search.step(Snapshot(level.theta, value, bar, rigorous, level), criterion, step=step)
             if not bool(level.z.abs().max() > 0):
                 return search.finish("flat", "the hypergradient is zero: the upper level does not feel theta here")
             if now.small >= 3:

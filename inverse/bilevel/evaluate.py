@@ -672,7 +672,8 @@ def _adjoint_chunk(lower, upper, item):
         q0 = torch.where(point.mask, q0, torch.zeros_like(q0))
     got = batched_cg(point.hvp, b, atol=_atol(item["delta"], b), x0=q0, preconditioner=point.precondition)
     q, delta = got.x, got.residual.to(torch.float64)
-    G = point.gradient
+    # The solver's own gradient, which need not be computed again; on a support it is another.
+    G = item["G"] if point.mask is None else point.gradient
     c = item["g"] - _dots(q, G)
     q_norm = _norms(q)
     eps, Lg, LH, mu = item["eps"], item["Lg"], item["LH"], item["mu"]
@@ -721,7 +722,7 @@ def _error_chunk(lower, upper, item):
     count = Counter()
     point, blocks = _point(lower, item, count), item["blocks"]
     x, theta, idx, q = item["x"], item["theta"], point.idx, item["q"]
-    G = point.gradient
+    G = item["G"] if point.mask is None else point.gradient
     tight = 1e-2
     p = batched_cg(point.hvp, -G, atol=tight * _norms(G), preconditioner=point.precondition).x
     gg = item["gg"] if point.mask is None else torch.where(point.mask, item["gg"], torch.zeros_like(item["gg"]))
