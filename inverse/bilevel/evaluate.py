@@ -608,6 +608,11 @@ def _solve_chunk(lower, upper, item):
     known = lower.constants(theta, idx)
     estimated = set()
     mu, L = known.mu, known.L
+    # A solver of the problem's own may find out more of the curvature than holds everywhere.
+    own = lower.solve(x0, theta, idx, item["eps"], count, item["max_inner"])
+    if own is not None and getattr(own, "mu", None) is not None:
+        mu = own.mu
+        estimated |= {"mu"} if own.guess else set()
     if mu is None or L is None and item["solver"] in ("auto", "nag"):
         low, high = _extremes(lower, x0, theta, idx, count)
         if mu is None:
@@ -615,12 +620,11 @@ def _solve_chunk(lower, upper, item):
             estimated.add("mu")
         L = 1.05 * high if L is None else L
     mu = mu.to(torch.float64) * item["doubt"]
-    eps, point, got, n_lower, seen = item["eps"], None, None, 0, {}
-    if eps is None:
+    eps, point, got, n_lower, seen = item["eps"], None, own, 0, {}
+    if eps is None and got is None:
         eps = 0.3 * _norms(lower.gradient(x0, theta, idx, count)) / mu
-    eps = torch.as_tensor(eps, dtype=torch.float64, device=x0.device).expand(len(x0))
-    got = lower.solve(x0, theta, idx, eps, count, item["max_inner"])
     if got is None:
+        eps = torch.as_tensor(eps, dtype=torch.float64, device=x0.device).expand(len(x0))
         solver = item["solver"]
         if solver == "auto":
             solver = _choose(lower, x0, mu, L)
