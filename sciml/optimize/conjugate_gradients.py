@@ -123,8 +123,9 @@ def solve(hvp, b, *, atol, x0=None, preconditioner=None, max_iter=None):
     p, before = torch.zeros_like(r), torch.full_like(size, torch.inf)  # the first direction has no predecessor
     n_iter = 0
     while len(rows):
-        # One number tells that all go on: nan compares false.
-        if n_iter >= max_iter or n_iter % _LOOK == 0 or not float((size - atol).min()) > 0:
+        # Two numbers tell that all go on: nan compares false.
+        least, most = torch.aminmax(size - atol)
+        if n_iter >= max_iter or n_iter % _LOOK == 0 or not (float(least) > 0 and float(most) < torch.inf):
             # Measured on dense and stencil matrices, 5 to 1600 steps: 0.2 to 1.1 times this without the factor 2.
             drift = 2 * eps * (1 + n_iter) ** 0.5 * high * norm(x)
             unsure = (size <= atol) & (2 * drift > atol) & (size + drift > atol)

@@ -94,7 +94,7 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
         gg, gm, go = dot(G, G), dot(G, m), dot(G, G_old)
         size, moved = gg.sqrt(), ss.sqrt()
         steady = None
-        if not n_iter:
+        if n_iter == 0:
             first = size
         # Two gradients differ by what curvature and the step make, and by at most about this much rounding.
         blur = 10 * eps * (L * reach + first)
@@ -109,11 +109,12 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
                 steep = torch.where(along > 0, across.clamp(min=0) ** 2 / along, across / moved)
                 steady = ~((excess > 0) & (steep > 1.001 * L))
                 L = torch.where(steady, L, 1.1 * steep)
-        # One number tells that all go on: nan compares false.
-        if n_iter >= max_iter or not n_iter % _LOOK or not float((size - gtol).min()) > 0:
+        # Two numbers tell that all go on: nan compares false.
+        least, most = torch.aminmax(size - gtol)
+        if n_iter >= max_iter or n_iter % _LOOK == 0 or not (float(least) > 0 and float(most) < torch.inf):
             met = size <= gtol
             gone = met | ~torch.isfinite(size) | unfit | (n_iter >= max_iter)
-            if not n_iter % _LOOK:
+            if n_iter % _LOOK == 0:
                 # Not half as large for that long, and as small as rounding: there is no more to be had.
                 halved = 2 * size < looked
                 looked, since = torch.where(halved, size, looked), torch.where(halved, float(n_iter), since)
