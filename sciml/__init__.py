@@ -21,17 +21,26 @@ _WHERE = {
     "GPHM": "sciml.solvers.gp_pde",
     "GPPDERegressor": "sciml.solvers.gp_pde.estimator",
     "GPRegressor": "sciml.solvers.gp_regression.estimator",
+    "HeldOut": "sciml.inverse.bilevel",
     "Initial": "sciml.solvers.gp_pde",
     "KernelMethod": "sciml.solvers.gp_pde",
+    "LowerProblem": "sciml.inverse.bilevel",
     "Neumann": "sciml.solvers.gp_pde",
     "PDE": "sciml.solvers.gp_pde",
     "Periodic": "sciml.solvers.gp_pde",
     "Region": "sciml.solvers.gp_pde",
     "Robin": "sciml.solvers.gp_pde",
+    "SquaredError": "sciml.inverse.bilevel",
+    "StructuredLower": "sciml.inverse.bilevel",
     "UnknownFunction": "sciml.solvers.gp_pde",
+    "UpperLoss": "sciml.inverse.bilevel",
+    "check_constants": "sciml.inverse.bilevel",
+    "check_hypergradient": "sciml.inverse.bilevel",
     "config_context": "sciml._config",
     "fit_gp": "sciml.solvers.gp_regression",
     "get_config": "sciml._config",
+    "hypergradient": "sciml.inverse.bilevel",
+    "learn_hyperparameters": "sciml.inverse.bilevel",
     "load": "sciml.results",
     "set_config": "sciml._config",
     "show_versions": "sciml._versions",
@@ -76,6 +85,17 @@ if TYPE_CHECKING:
     from sciml._config import config_context, get_config, set_config
     from sciml._trace import trace
     from sciml._versions import show_versions
+    from sciml.inverse.bilevel import (
+        HeldOut,
+        LowerProblem,
+        SquaredError,
+        StructuredLower,
+        UpperLoss,
+        check_constants,
+        check_hypergradient,
+        hypergradient,
+        learn_hyperparameters,
+    )
     from sciml.results import load
     from sciml.solvers.gp_pde import (
         GPHM,
