@@ -49,6 +49,7 @@ def test_products_with_the_hessian(name):
     assert_close(ours.hvp(v), plain.hvp(v))
     rows = torch.tensor([0, 2])
     assert_close(ours.hvp(v[rows], rows), plain.hvp(v)[rows])
+    assert_close(ours.hvp(v[1:], torch.tensor([1, 2])), plain.hvp(v)[1:])
     assert_close(ours.hvp(v[1:2], torch.tensor([1])), plain.hvp(v)[1:2])
 
 
