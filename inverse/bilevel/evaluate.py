@@ -620,6 +620,8 @@ def _solve_chunk(lower, upper, item):
             estimated.add("mu")
         L = 1.05 * high if L is None else L
     mu = mu.to(torch.float64) * item["doubt"]
+    if not bool(torch.isfinite(mu).all()):
+        raise NotFinite
     eps, point, got, n_lower, seen = item["eps"], None, own, 0, {}
     if eps is None and got is None:
         eps = 0.3 * _norms(lower.gradient(x0, theta, idx, count)) / mu

@@ -433,6 +433,8 @@ def _ending(search, loop):
         Status.STOPPED: "stopped",
         Status.NON_FINITE: "not_finite",
     }
+    if loop.status is Status.CONVERGED and hasattr(loop.value, "level") and not bool(loop.value.level.z.any()):
+        return "flat", "the hypergradient is zero: the upper level does not feel theta here"
     if loop.status in words:
         return words[loop.status], loop.reason
     return search.status or "no_descent", search.reason or loop.reason
