@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from sciml.exceptions import InvalidInputError
 from sciml.inverse.bilevel.analysis import Analysis, Bound
 from sciml.linalg.arrays import enter
-from sciml.optimize import lanczos_extremes
 from sciml.random import generator, normal
 from sciml.validation import check_number, check_option
 
@@ -251,8 +250,8 @@ class _BoundFilters(Bound):
         start = normal(generator(0), (1, *small), device=self.kernels.device)
         bound = _BoundFilters(self.bank, self.kernels, None, start)
         weights = omega[:, None, None]
-        _, high = lanczos_extremes(lambda v, rows: bound.adjoint(bound.forward(v).mul_(weights)), start, n_steps=16)
-        high = float(high) if small == self.shape else max(float(high), self._symbol(omega))
+        high = _highest(lambda v: bound.adjoint(bound.forward(v).mul_(weights)), start, n_steps=16)
+        high = high if small == self.shape else max(high, self._symbol(omega))
         return min(1.03 * high, self.gram_bound(omega))
 
     def row_norms(self):
@@ -273,6 +272,27 @@ class _BoundFilters(Bound):
     def _fold(self, wide):
         """Add what lies beyond the border to where it was taken from: the transpose of `_pad`."""
         return unpad(unpad(wide, -1, self.p, self.bank.boundary), -2, self.p, self.bank.boundary)
+
+
+def _highest(product, v, n_steps):
+    """Return the largest Ritz value of one symmetric map.
+
+    The solver for batches does the same in many more small operations than a vector of this length is worth.
+    """
+    shape, v = v.shape, v.reshape(-1) / torch.linalg.vector_norm(v)
+    V, T = v.new_zeros(n_steps, len(v)), v.new_zeros(n_steps, n_steps)
+    for k in range(n_steps):
+        V[k] = v
+        w = product(v.view(shape)).reshape(-1)
+        T[k, k] = v @ w
+        for _ in range(2):
+            w = w - V[: k + 1].T @ (V[: k + 1] @ w)
+        length = torch.linalg.vector_norm(w)
+        if k + 1 == n_steps or float(length) <= 1e-12 * float(T[0, 0].abs()):
+            break
+        T[k, k + 1] = T[k + 1, k] = length
+        v = w / length
+    return float(torch.linalg.eigvalsh(T[: k + 1, : k + 1])[-1])
 
 
 def unpad(wide, axis, p, boundary):
