@@ -552,6 +552,9 @@ class Evaluator:
             self.count.add(one.pop("count"))
             point = one.pop("point", None)
             linear = one.pop("linear", point is not None)
+            if len(items) > 1:
+                # Chunks are there to bound memory: a linearisation is made again where it is needed.
+                point = None
             if level is None:
                 one |= {"point": point, "linear": linear}
             else:
