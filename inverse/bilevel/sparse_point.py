@@ -126,17 +126,18 @@ class SparsePoint(Point):
         self._signs = torch.where(x != 0, torch.sign(x), -torch.sign(slope)) * mask
         gradient = (slope + alpha * self._signs) * mask
         self._supports = [torch.nonzero(m)[:, 0] for m in mask]
-        self._parts = [_factored(look, S) for look, S in zip(self._looks, self._supports, strict=True)]
+        self._parts = [None] * len(x)
         count.lower += work[0]
         _warn_of_ties(alpha, slope, mask)
         values = None
         if value:
-            constant = [
-                0.5 * float((f.t**2).sum() + f.rest) / f.n_rows if model.gram is not None else 0.5 * f.rest / f.n_rows
-                for f in (look.fold for look in self._looks)
+            # Quadratics by X^T X leave out what does not depend on x.
+            rest = [
+                f.rest + (float((f.t**2).sum()) if model.gram is not None else 0.0)
+                for f in (k.fold for k in self._looks)
             ]
-            values = torch.tensor([look.value + c for look, c in zip(self._looks, constant, strict=True)]).to(x)
-            values = values + (alpha * x.abs()).sum(1)
+            smooth = [k.value + 0.5 * c / k.fold.n_rows for k, c in zip(self._looks, rest, strict=True)]
+            values = torch.tensor(smooth, dtype=x.dtype, device=x.device) + (alpha * x.abs()).sum(1)
         super().__init__(x, theta, idx, gradient, values, mask)
 
     def hvp(self, v, rows=None):
@@ -145,7 +146,7 @@ class SparsePoint(Point):
         out = v.clone()
         for j, i in enumerate(range(len(v)) if rows is None else rows.tolist()):
             S = self._supports[i]
-            out[j, S] = self._parts[i][0] @ v[j, S]
+            out[j, S] = self._part(i)[0] @ v[j, S]
         return out
 
     def precondition(self, r, rows):
@@ -154,7 +155,7 @@ class SparsePoint(Point):
         for j, i in enumerate(rows.tolist()):
             S = self._supports[i]
             if len(S):
-                out[j, S] = torch.cholesky_solve(r[j, S][:, None], self._parts[i][1])[:, 0]
+                out[j, S] = torch.cholesky_solve(r[j, S][:, None], self._part(i)[1])[:, 0]
         return out
 
     def cross(self, t):
@@ -186,6 +187,15 @@ class SparsePoint(Point):
             a, r = self._model.gather(signs.double() ** 2, live.double() ** 2)
             bounds.append(torch.sqrt(a.max() + r.max()))
         return torch.stack(bounds)
+
+    def _part(self, i):
+        """Return H_SS of a sample and its factor, computed when first asked for."""
+        if self._parts[i] is None:
+            look = self._looks[i]
+            look.work[0] = 0.0
+            self._parts[i] = _factored(look, self._supports[i])
+            self._count.hvp += look.work[0]
+        return self._parts[i]
 
     @property
     def _live(self):
