@@ -110,6 +110,23 @@ class Measurement:
         """
         return v.clone()
 
+    def start(self, y, idx):
+        """Return a first guess of x from data.
+
+        Parameters
+        ----------
+        y : torch.Tensor, shape (b, *data)
+            Data.
+        idx : torch.Tensor of int64, shape (b,)
+            Numbers of the samples.
+
+        Returns
+        -------
+        torch.Tensor, shape (b, *shape)
+            The data, 0 where there are none; zero where they are no images.
+        """
+        return y.clone()
+
     def spectrum(self, idx):
         """Return bounds of the eigenvalues of A^T A.
 
@@ -240,6 +257,23 @@ class Mask(Measurement):
         m = self._of(idx, v)
         return (v * m).mul_(m)
 
+    def start(self, y, idx):
+        """Return a first guess of x from data.
+
+        Parameters
+        ----------
+        y : torch.Tensor, shape (b, *data)
+            Data.
+        idx : torch.Tensor of int64, shape (b,)
+            Numbers of the samples.
+
+        Returns
+        -------
+        torch.Tensor, shape (b, *shape)
+            The data where there are any, else 0.
+        """
+        return torch.where(self._of(idx, y) != 0, y, torch.zeros_like(y))
+
     def spectrum(self, idx):
         """Return bounds of the eigenvalues of A^T A.
 
@@ -301,6 +335,9 @@ class _General(Measurement):
 
     def normal(self, v, idx):
         return self._adjoint(self._forward(v)).clone()
+
+    def start(self, y, idx):
+        return y.new_zeros(len(y), *self.shape)
 
     def spectrum(self, idx):
         like = torch.ones(len(idx), dtype=torch.float64, device=idx.device)

@@ -115,8 +115,22 @@ class StructuredLower(Lower):
         for term in self.terms:
             term.D.check(self.shape)
         self.quadratic = all(term.potential.bounds[1] == 0 for term in self.terms)
-        self._bound = self._known = self._some = None
+        self._cache_terms = self._cache_constants = self._cache_data = None
         _keep_memory()
+
+    @property
+    def dtype(self):
+        """Of the data: float32 or float64."""
+        return self.y.dtype
+
+    def start(self):
+        """Return where to start a first solve: the data where they are images themselves, else zero.
+
+        Returns
+        -------
+        torch.Tensor, shape (B, *shape)
+        """
+        return self.A.start(self.y, torch.arange(self.n_samples, device=self.y.device))
 
     def _tried(self, y):
         """Return the shape of data that functions A and A^T agree on."""
@@ -130,7 +144,7 @@ class StructuredLower(Lower):
 
     def __getstate__(self):
         # What was derived from theta need not travel to other processes.
-        return self.__dict__ | {"_bound": None, "_known": None, "_some": None}
+        return self.__dict__ | {"_cache_terms": None, "_cache_constants": None, "_cache_data": None}
 
     def constants(self, theta, idx):
         """Return the bounds at theta.
@@ -159,12 +173,11 @@ class StructuredLower(Lower):
                 f"mu0 must be above 0 where A has a null space, or nearly one; got {self.mu0:g}, and "
                 f"{float(low.min())} for the smallest eigenvalue of A^T A. Pass mu0=1e-3, or less."
             )
-        theta = theta.detach().to(torch.float64)
-        if self._known is None or not torch.equal(self._known[0], theta):
-            bound = self._at(theta, self.y)
-            L, LH, LJ = zip(*(term.constants() for term in bound), strict=True)
-            self._known = theta.clone(), sum(L), sum(LH), None if None in LJ else sum(LJ)
-        _, L, LH, LJ = self._known
+        theta, kept = theta.detach().to(torch.float64), self._cache_constants
+        if kept is None or not torch.equal(kept[0], theta):
+            L, LH, LJ = zip(*(term.constants() for term in self._at(theta, self.y)), strict=True)
+            self._cache_constants = kept = theta.clone(), sum(L), sum(LH), None if None in LJ else sum(LJ)
+        _, L, LH, LJ = kept
         one = torch.ones_like(mu)
         return Constants(mu, None if high is None else high + self.mu0 + L, LH * one, None if LJ is None else LJ * one)
 
@@ -250,7 +263,7 @@ class StructuredLower(Lower):
             return self
         other = copy.copy(self)
         other.y, other.A = self.y.to(device=device, dtype=dtype), self.A.to(device, dtype)
-        other._bound = other._known = other._some = None
+        other._cache_terms = other._cache_constants = other._cache_data = None
         return other
 
     def _fit(self, x, idx):
@@ -263,18 +276,19 @@ class StructuredLower(Lower):
 
     def _data(self, idx):
         """Return the data of some samples; those asked for last are kept."""
-        if self._some is None or not torch.equal(self._some[0], idx):
+        kept = self._cache_data
+        if kept is None or not torch.equal(kept[0], idx):
             whole = len(idx) == self.n_samples and bool((idx == torch.arange(len(idx), device=idx.device)).all())
-            self._some = idx.clone(), self.y if whole else self.y[idx]
-        return self._some[1]
+            self._cache_data = kept = idx.clone(), self.y if whole else self.y[idx]
+        return kept[1]
 
     def _at(self, theta, like):
         """Return the terms at theta; those of the last theta are kept."""
         theta = theta.detach().to(torch.float64)
-        kept = self._bound
+        kept = self._cache_terms
         if kept is None or kept[0] != (like.dtype, like.device) or not torch.equal(kept[1], theta):
-            terms = [BoundTerm(term, theta, like.new_empty(0, *self.shape)) for term in self.terms]
-            self._bound = kept = (like.dtype, like.device), theta.clone(), terms
+            terms = [BoundTerm(term, theta.to(like.device), like.new_empty(0, *self.shape)) for term in self.terms]
+            self._cache_terms = kept = (like.dtype, like.device), theta.clone(), terms
         return kept[2]
 
 

@@ -134,7 +134,7 @@ class StructuredPoint(Point):
         """
         self._count.cross += len(self.x)
         out = torch.zeros_like(self.x)
-        t = t.detach().to(torch.float64)
+        t = t.detach().to(device=self.x.device, dtype=torch.float64)
         for term, features, some in self._parts():
             potential, nu, D = term.potential, term.nu, term.D
             slope = potential.slope(features, nu)

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from sciml._checkpoint import _digest
 from sciml.datasets import noisy, photographs
 from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.inverse.bilevel import Blur, Differences, Exp, Filters, Mask, StructuredLower, Term
 from sciml.inverse.bilevel.counter import Counter
+from sciml.inverse.bilevel.solve import _parts
 from sciml.linalg.operators import as_operator
 from sciml.optimize import batched_cg, lanczos_extremes, nag
 from sciml.random import generator, normal
 
-from .structured_cases import IDX, B, H, W, Y, cases, foe_terms
+from .structured_cases import IDX, MASKS, B, H, W, Y, cases, foe_terms
 
 CASES = cases()
 each_case = pytest.mark.parametrize("name", CASES)
@@ -296,6 +298,24 @@ def test_a_problem_travels_between_processes():
     case.lower.gradient(case.x, case.theta, IDX, Counter())
     other = pickle.loads(pickle.dumps(case.lower))
     assert torch.equal(*(low.gradient(case.x, case.theta, IDX, Counter()) for low in (other, case.lower)))
+
+
+def test_a_search_starts_at_the_data():
+    assert torch.equal(CASES["tv"].lower.start(), Y)
+    assert torch.equal(CASES["mirrored blur"].lower.start(), Y)
+    masked = CASES["inpainting"].lower.start()
+    assert torch.equal(masked, Y * MASKS)
+    assert not CASES["matrix"].lower.start().any()
+    assert CASES["tv"].lower.dtype == torch.float64
+
+
+def test_what_was_derived_is_no_part_of_the_problem():
+    """A run that is resumed must know its problem again, whatever was computed before."""
+    y, theta = Y.clone(), CASES["tv"].theta
+    used, fresh = (StructuredLower(None, y, [Term(Differences(), "smooth-abs", Exp(0), Exp(1))]) for _ in range(2))
+    used.at(y, theta, IDX, Counter()).hvp(y)
+    used.constants(theta, IDX)
+    assert _digest(_parts(used)) == _digest(_parts(fresh))
 
 
 def test_an_overflow_is_left_to_the_search():
