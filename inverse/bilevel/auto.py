@@ -170,39 +170,58 @@ def auto_steps(search, options):
         except BudgetReached as end:
             return search.finish("budget", f"{end}: raise it, or loosen tol")
         if outcome[0] != "accepted":
+            seen = Snapshot(now.level.theta, *ev.value(now.level), now.level)
+            if now.level is not level and search.criterion(seen.theta, now.level.z, seen.value) <= search.tol:
+                # The same theta, whose slope was noise: seen more exactly it is small enough.
+                step = 0.0
+                continue
+            search.offer(seen)
             return search.finish(*outcome)
         step = outcome[1]
 
 
 def _confirmed(search, now, criterion):
     """Return a level whose hypergradient is exact enough to say that it is small, refining where it is not."""
-    ev, level = search.evaluator, now.level
     for _ in range(12):
-        value, _, _ = ev.value(level)
-        criterion = search.criterion(level.theta, level.z, value)
-        if criterion > search.tol:
+        value, _, _ = search.evaluator.value(now.level)
+        criterion = search.criterion(now.level.theta, now.level.z, value)
+        if criterion > search.tol or not _refined_slope(search, now):
             break
-        error = 1.25 * float(ev.gradient_error(level, now.S).norm())
-        size = float(level.z.norm())
-        wanted = max(0.5 * size, search.tol * search.scale(value))
-        if error <= wanted:
-            break
-        factor = min(0.5, max(1e-4, 0.5 * wanted / error))
-        floor = ev.eps_floor(level)
-        if bool((level.eps <= 2 * floor).all()):
-            break
-        delta = torch.minimum(level.delta, 0.1 * level.gg_norm) * factor
-        level = ev.refine(level, torch.maximum(factor * level.eps, floor))
-        ev.adjoint(level, delta)
-        ev.gradient(level)
-    now.level = level
-    return level, criterion
+    return now.level, criterion
+
+
+def _refined_slope(search, now):
+    """Make the present level more exact if half its hypergradient may be error; return whether that was done."""
+    ev, level = search.evaluator, now.level
+    error = 1.25 * float(ev.gradient_error(level, now.S).norm())
+    wanted = max(0.5 * float(level.z.norm()), search.tol * search.scale(ev.value(level)[0]))
+    floor = ev.eps_floor(level)
+    if error <= wanted or bool((level.eps <= 2 * floor).all()):
+        return False
+    factor = min(0.5, max(1e-4, 0.5 * wanted / error))
+    delta = torch.minimum(level.delta, 0.1 * level.gg_norm) * factor
+    now.level = ev.refine(level, torch.maximum(factor * level.eps, floor))
+    ev.adjoint(now.level, delta)
+    ev.gradient(now.level)
+    return True
 
 
 def _direction(search, now, options, direction):
-    """Return d (n,), before it is capped."""
+    """Return d (n,), before it is capped; no component leaves the bounds from where it is."""
+    theta, free = now.level.theta, search.free(now.level.theta, now.level.z)
+    while True:
+        d = _free_direction(search, now, options, direction, free)
+        # At its bound a component may be pushed outwards by the curvature, for the sake of others: it stays there, and
+        # the others go without it. What is left of the step by clipping alone might lead uphill.
+        out = ((theta <= search.low) & (d < 0)) | ((theta >= search.high) & (d > 0))
+        if not bool(out.any()):
+            return d
+        free = free & ~out
+
+
+def _free_direction(search, now, options, direction, free):
     ev, level = search.evaluator, now.level
-    z, free = level.z, search.free(level.theta, level.z)
+    z, theta = level.z, level.theta
     if direction == "gn":
         if now.B is None:
             now.S, now.B = ev.responses(level, now.rtol, now.S)
@@ -212,7 +231,7 @@ def _direction(search, now, options, direction):
                 now.rtol = needed
                 now.S, now.B = ev.responses(level, now.rtol, now.S)
         for matrix in (now.B + now.secant.matrix, now.B):
-            d = damped_newton(matrix, z, free, now.damping)
+            d = damped_newton(matrix, z, free, now.damping, search.low - theta, search.high - theta)
             if d is not None and float(z @ d) < 0:
                 return d
     keep = torch.where(free, z, torch.zeros_like(z))
@@ -256,7 +275,17 @@ def _advance(search, now, options, direction):
         theta = search.clip(level.theta + t * d)
         move = theta - level.theta
         pred = -float(level.z @ move)
+        if pred < -0.1 * t * float(level.z @ d):
+            # Bounds took away what made it a descent.
+            t = min(t, search.reach(level.theta, d))
+            theta = search.clip(level.theta + t * d)
+            move = theta - level.theta
+            pred = -float(level.z @ move)
         if pred <= 4 * _UNIT * abs(value) or not float(move.abs().max()) > 0:
+            # A slope may be small by the chance of an inexact level.
+            if _refined_slope(search, now):
+                d = None
+                continue
             return "accuracy_floor", floor_reason
         # The present point first: its value and its slope must be known well enough for what the step promises.
         if not fruitless:

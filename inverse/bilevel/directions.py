@@ -121,8 +121,10 @@ class SecantPart:
         self.matrix = A
 
 
-def damped_newton(matrix, z, free, damping):
-    """Solve (B + damping diag B) d = -z on the free components.
+def damped_newton(matrix, z, free, damping, low=None, high=None):
+    """Solve (B + damping diag B) d = -z on the free components, within bounds of d.
+
+    A component that would leave its bounds is set to the bound, and the others are solved for again.
 
     Parameters
     ----------
@@ -134,15 +136,33 @@ def damped_newton(matrix, z, free, damping):
         Components that may move.
     damping : float
         At least 0.
+    low, high : torch.Tensor, shape (n,), or None
+        Bounds of d, with 0 between them; None (the default) means none.
 
     Returns
     -------
     torch.Tensor, shape (n,), or None
         None where the damped matrix is not positive definite.
     """
-    if not bool(free.any()):
-        return torch.zeros_like(z)
-    B = matrix[free][:, free]
+    d, right = torch.zeros_like(z), -z
+    while bool(free.any()):
+        part = _solved(matrix[free][:, free], right[free], damping)
+        if part is None:
+            return None
+        d[free] = part
+        if low is None:
+            break
+        over = free & ((d < low) | (d > high))
+        if not bool(over.any()):
+            break
+        d = torch.where(over, torch.minimum(torch.maximum(d, low), high), d)
+        free = free & ~over
+        right = -z - matrix @ torch.where(free, torch.zeros_like(d), d)
+    return d
+
+
+def _solved(B, right, damping):
+    """Return the solution of the damped system, None where the matrix is not positive definite."""
     diagonal = B.diagonal()
     if not bool((diagonal > 0).all()):
         return None
@@ -152,6 +172,4 @@ def damped_newton(matrix, z, free, damping):
     factor, failed = torch.linalg.cholesky_ex(unit)
     if int(failed):
         return None
-    d = torch.zeros_like(z)
-    d[free] = -torch.cholesky_solve((z[free] / scale)[:, None], factor)[:, 0] / scale
-    return d
+    return torch.cholesky_solve((right / scale)[:, None], factor)[:, 0] / scale

@@ -93,6 +93,11 @@ class Search:
         """Return which components may move against z."""
         return ~(((theta <= self.low) & (z > 0)) | ((theta >= self.high) & (z < 0)))
 
+    def reach(self, theta, d):
+        """Return how far along d the first component meets its bound."""
+        room = torch.where(d > 0, self.high - theta, self.low - theta) / torch.where(d == 0, torch.ones_like(d), d)
+        return float(torch.where(d == 0, torch.full_like(d, torch.inf), room).min())
+
     def scale(self, value):
         """Return what a gradient is compared with."""
         return max(abs(value), 1e-6 * abs(self.first)) or 1.0
@@ -117,10 +122,14 @@ class Search:
             **{key: float(number) for key, number in scalars.items()},
         }
         self.rows.append({"theta": snapshot.theta.clone(), "criterion": criterion, "row": row})
+        self.offer(snapshot)
+        return Step(snapshot, criterion, row)
+
+    def offer(self, snapshot):
+        """Remember a snapshot if it is the best so far, by the upper end of its bar."""
         upper_end = snapshot.value + snapshot.value_bar
         if self.best is None or upper_end <= self.best.value + self.best.value_bar:
             self.best = snapshot
-        return Step(snapshot, criterion, row)
 
     def finish(self, status, reason):
         """Remember how the method ended, and return what its generator returns."""
