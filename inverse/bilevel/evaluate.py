@@ -231,7 +231,7 @@ class Evaluator:
             The same.
         """
         q0 = level.parts.get("q", level.parts.get("q0")) if q0 is None else q0
-        keys = ("x", "G", "gg", "g", "eps", "mu", "Lg", "LH", "noise")
+        keys = ("x", "G", "gg", "g", "eps", "mu", "L", "Lg", "LH", "noise")
         items = []
         for i, (a, b) in enumerate(self.chunks):
             item = {key: level.parts[key][a:b] for key in keys}
@@ -687,8 +687,10 @@ def _adjoint_chunk(lower, upper, item):
     q_norm = _norms(q)
     eps, Lg, LH, mu = item["eps"], item["Lg"], item["LH"], item["mu"]
     b1 = value_bar_corrected(delta, eps, Lg, LH, q_norm)
+    # Rounding of G, whose terms are of the size of L |x| and cancel; in many unknowns it is as good as random.
     unit = torch.finfo(G.dtype).eps
-    rounding = item["noise"] + unit * q_norm * _norms(G)
+    top = torch.where(torch.isfinite(item["L"]), item["L"], got.curvature_max.to(mu))
+    rounding = item["noise"] + 2 * unit * q_norm * (top * _norms(item["x"]) / G[0].numel() ** 0.5 + _norms(G))
     b1e = value_bar_estimated(delta, eps, Lg) + rounding
     seen = {}
     _contradict(seen, "mu", (got.curvature_min / mu).min(), item)
