@@ -433,7 +433,9 @@ def _ending(search, loop):
         Status.STOPPED: "stopped",
         Status.NON_FINITE: "not_finite",
     }
-    if loop.status is Status.CONVERGED and hasattr(loop.value, "level") and not bool(loop.value.level.z.any()):
+    level = getattr(loop.value, "level", None)
+    if loop.status is Status.CONVERGED and level is not None and bool(level.gg.any()) and not bool(level.z.any()):
+        # Where the loss itself has no slope left, there is nothing to feel.
         return "flat", "the hypergradient is zero: the upper level does not feel theta here"
     if loop.status in words:
         return words[loop.status], loop.reason
