@@ -17,14 +17,15 @@ from __future__ import annotations
 import torch
 
 from sciml.exceptions import InvalidInputError
-from sciml.inverse.bilevel.linear_models import _Model, _ModelPoint
+from sciml.inverse.bilevel.linear_models import _Model
+from sciml.inverse.bilevel.linear_point import ModelPoint
 from sciml.inverse.bilevel.lower import Constants
 from sciml.validation import check_number
 
 __all__ = ["DataCleaning"]
 
 
-class _CleaningPoint(_ModelPoint):
+class _CleaningPoint(ModelPoint):
     """J has one column a row of the data."""
 
     def __init__(self, model, x, theta, idx, count, value):

@@ -9,7 +9,7 @@ Pitfalls  folds may differ in length, so that samples are kept in a list and nev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -37,6 +37,8 @@ class Fold:
         Largest 2-norm of a row.
     rest : float
         Squared norm of the part of the targets that no x can reach, where rows were replaced by a factor; else 0.
+    gram : torch.Tensor, shape (p, p), or None
+        X^T X / N, where it is wanted.
     """
 
     X: torch.Tensor
@@ -46,6 +48,7 @@ class Fold:
     smallest: float
     longest: float
     rest: float = 0.0
+    gram: torch.Tensor | None = None
 
     def scores(self, x):
         """Return X x, (m,), or (K, m) for x (K, p)."""
@@ -59,7 +62,12 @@ class Fold:
         """Return the data on a device in a dtype; the constants stay."""
         t = self.t.to(device) if self.t.dtype == torch.long else self.t.to(device=device, dtype=dtype)
         X = self.X.to(device=device, dtype=dtype)
-        return Fold(X, t, self.n_rows, self.largest, self.smallest, self.longest, self.rest)
+        gram = None if self.gram is None else self.gram.to(device=device, dtype=dtype)
+        return replace(self, X=X, t=t, gram=gram)
+
+    def with_gram(self):
+        """Return the same with X^T X / N."""
+        return replace(self, gram=self.X.mT @ self.X / self.n_rows)
 
 
 def read_folds(X, y, loss, *, names=("X", "y"), n_classes=None, reduce=True):

@@ -21,13 +21,17 @@ import torch
 
 from sciml.exceptions import InvalidInputError
 from sciml.inverse.bilevel.folds import read_folds
+from sciml.inverse.bilevel.linear_point import PenaltyPoint, factor, mean_back
 from sciml.inverse.bilevel.losses import find_loss
-from sciml.inverse.bilevel.lower import Constants, Lower, Point
+from sciml.inverse.bilevel.lower import Constants, Lower
+from sciml.optimize import BatchedMinimum
 from sciml.validation import check_number, check_option
 
 __all__ = ["LinearModel", "PENALTIES"]
 
 PENALTIES = ("single", "feature", "weight")
+# Up to this many features a quadratic is solved by a factor, which costs a product for every three of them.
+_DIRECT = 128
 
 
 class _Model(Lower):
@@ -41,6 +45,9 @@ class _Model(Lower):
         self.n_samples, self.n_features = len(self.folds), self.folds[0].X.shape[1]
         self.shape = (self.n_features,) if self.n_classes is None else (self.n_classes, self.n_features)
         self.quadratic = self.loss.name == "squared"
+        self.direct = self.quadratic and reduce and self.n_features <= _DIRECT
+        if self.direct:
+            self.folds = [fold.with_gram() for fold in self.folds]
 
     def _row_weights(self, theta):
         """Return the weights of the rows, (N,), or None where all are 1."""
@@ -55,8 +62,31 @@ class _Model(Lower):
         weights, out = self._row_weights(theta), torch.empty_like(x)
         for j, fold in enumerate(self._of(idx)):
             z = fold.scores(x[j])
-            out[j] = _mean_back(fold, self.loss.slope(z, fold.t, self.loss.state(z)), weights)
+            out[j] = mean_back(fold, self.loss.slope(z, fold.t, self.loss.state(z)), weights)
         return out + self._penalties(theta) * x
+
+    def solve(self, x0, theta, idx, eps, count, max_iter):
+        """Return the minimisers of quadratics of few unknowns, to rounding; see `Lower`."""
+        if not self.direct:
+            return None
+        x, penalties = torch.empty_like(x0), self._penalties(theta)
+        for j, fold in enumerate(self._of(idx)):
+            chol, work = factor(fold, penalties)
+            x[j] = torch.cholesky_solve(fold.back(fold.t)[:, None] / fold.n_rows, chol)[:, 0]
+            count.lower += work
+        gradient = self.gradient(x, theta, idx, count)
+        size = torch.linalg.vector_norm(gradient.double(), dim=1)
+        unknown = torch.full_like(size, torch.inf)
+        return BatchedMinimum(
+            x=x,
+            gradient=gradient,
+            gradient_norm=size,
+            n_iter=torch.ones_like(idx),
+            converged=torch.isfinite(size),
+            L=torch.zeros_like(size),
+            secant_min=unknown,
+            last_step=torch.linalg.vector_norm((x - x0).double(), dim=1),
+        )
 
     def at(self, x, theta, idx, count, value=False):
         """Return the linearisation; see `Lower`."""
@@ -74,91 +104,6 @@ class _Model(Lower):
 
     def _of(self, idx):
         return [self.folds[i] for i in idx.tolist()]
-
-
-def _mean_back(fold, e, weights):
-    """Return X^T (w e) / N."""
-    return fold.back(e if weights is None else weights * e) / fold.n_rows
-
-
-class _ModelPoint(Point):
-    """The products at one point, fold by fold; subclasses add those with J."""
-
-    def __init__(self, model, x, theta, idx, count, value):
-        self._model, self._count, self._loss = model, count, model.loss
-        self._folds, self._weights, self._penalties = model._of(idx), model._row_weights(theta), model._penalties(theta)
-        self._states, self._slopes, values = [], [], []
-        self._diagonal = None
-        gradient = torch.empty_like(x)
-        for j, fold in enumerate(self._folds):
-            z = fold.scores(x[j])
-            state = self._loss.state(z)
-            slope = self._loss.slope(z, fold.t, state)
-            gradient[j] = _mean_back(fold, slope, self._weights)
-            self._states.append(state)
-            self._slopes.append(slope)
-            if value:
-                values.append(self._energy(fold, z, x[j]))
-        gradient += self._penalties * x
-        super().__init__(x, theta, idx, gradient, torch.stack(values) if value else None)
-
-    def _energy(self, fold, z, x):
-        loss = self._loss.value(z, fold.t)
-        loss = loss if self._weights is None else self._weights * loss
-        return (loss.sum() + 0.5 * fold.rest) / fold.n_rows + 0.5 * (self._penalties * x * x).sum()
-
-    def hvp(self, v, rows=None):
-        self._count.hvp += len(v)
-        out = torch.empty_like(v)
-        for j, i in enumerate(range(len(v)) if rows is None else rows.tolist()):
-            fold = self._folds[i]
-            out[j] = _mean_back(fold, self._loss.curve(self._states[i], fold.scores(v[j])), self._weights)
-        return out.addcmul_(self._penalties.expand(v.shape[1:]), v)
-
-    def diagonal(self, rows=None):
-        """Return the diagonals of H, (k, *shape); as many operations as half a product."""
-        out = []
-        for i in range(len(self.x)) if rows is None else rows.tolist():
-            fold = self._folds[i]
-            c = self._loss.diagonal(self._states[i], fold.t)
-            c = c if self._weights is None else self._weights * c
-            out.append((c @ (fold.X * fold.X)) / fold.n_rows + self._penalties)
-        self._count.hvp += 0.5 * len(out)
-        return torch.stack(out)
-
-    def precondition(self, r, rows):
-        """Return r over the diagonals of H: penalties of different sizes are most of its condition number."""
-        if self._diagonal is None:
-            self._diagonal = self.diagonal()
-        return r / self._diagonal[rows]
-
-    def _third_in_x(self, p, q):
-        """Yield, fold by fold, the scores of p and q and the third derivative applied to p and q."""
-        for j, fold in enumerate(self._folds):
-            zp, zq = fold.scores(p[j]), fold.scores(q[j])
-            e = self._loss.third(self._states[j], zp, zq)
-            yield zp, zq, _mean_back(fold, e, self._weights)
-
-
-class _PenaltyPoint(_ModelPoint):
-    """J is diagonal up to groups: its column g is lambda x on the entries of group g."""
-
-    def cross(self, t):
-        self._count.cross += len(self.x)
-        return self._penalties * self.x * self._model._spread(t.to(self.x.dtype))
-
-    def cross_adjoint(self, q, blocks):
-        self._count.cross += sum(block.stop - block.start for block in blocks)
-        return self._gathered(self._penalties * self.x * q, blocks)
-
-    def third(self, p, q, blocks):
-        self._count.third += sum(block.stop - block.start for block in blocks)
-        in_x = torch.stack([e for _, _, e in self._third_in_x(p, q)])
-        return in_x, self._gathered(self._penalties * p * q, blocks)
-
-    def _gathered(self, products, blocks):
-        products = products.double()
-        return torch.stack([self._model._gather(products[block].sum(0)) for block in blocks])
 
 
 class _PenaltyModel(_Model):
@@ -312,4 +257,4 @@ class LinearModel(_PenaltyModel):
         if self._diagonal:
             self._diagonal = bool((self._groups == torch.arange(size)).all())
         self._learned = self._groups >= 0
-        self._point = _PenaltyPoint
+        self._point = PenaltyPoint

@@ -159,6 +159,52 @@ def test_ridge_has_the_curvature_of_its_matrix_and_its_closed_form():
     assert model.exact
 
 
+@pytest.mark.parametrize("penalty", ["single", "feature", "groups"])
+def test_ridge_is_solved_and_differentiated_as_its_closed_form(penalty, rng):
+    model, X, y, theta = problem("squared", penalty, rng, rows=(12, 20, 3))
+    Xv, yv = data("squared", rng, (5, 4, 6))
+    upper, idx, count = HeldOut("squared", Xv, yv), torch.arange(3), Counter()
+    got = model.solve(torch.zeros(3, P, dtype=torch.float64), theta, idx, None, count, 10)
+    point = model.at(got.x, theta, idx, count)
+    value, slope = upper.gradient(got.x, theta, idx)
+    q = point.precondition(slope, idx)
+    z = -point.cross_adjoint(q, [slice(0, 3)])[0]
+
+    def closed_form(t):
+        lam, total = model._penalties(t).expand(P), 0.0
+        for i in range(3):
+            A, b = torch.from_numpy(X[i]), torch.from_numpy(y[i])
+            x = torch.linalg.solve(A.T @ A / len(A) + torch.diag(lam), A.T @ b / len(A))
+            total = total + 0.5 * ((torch.from_numpy(Xv[i]) @ x - torch.from_numpy(yv[i])) ** 2).mean()
+        return total
+
+    assert_allclose(value.sum(), closed_form(theta), rtol=1e-12)
+    assert_allclose(z, torch.autograd.functional.jacobian(closed_form, theta), rtol=1e-10, atol=1e-13)
+    assert bool(got.converged.all() & (got.gradient_norm < 1e-14).all())
+    assert_allclose(point.hvp(q), slope, rtol=0, atol=1e-13)
+    # Two factors of P^3 / 6 multiplications, and two gradients, for each of two folds with four rows left and one with
+    # three; a product with four rows takes 2 P^2.
+    assert_allclose(count.lower + count.hvp - 3, 6 + 2 * (2 * P / 12 + P * P / 36), rtol=1e-12)
+
+
+def test_penalties_that_vanish_are_turned_back_from():
+    model = LinearModel(np.ones((2, 3)), np.ones(2), penalty="feature")
+    theta, idx = torch.full((3,), -80.0, dtype=torch.float64), torch.tensor([0])
+    got = model.solve(torch.zeros(1, 3, dtype=torch.float64), theta, idx, None, Counter(), 9)
+    assert not bool(torch.isfinite(got.x).any())
+    assert not bool(got.converged)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "multinomial"])
+def test_the_preconditioner_is_the_diagonal(loss, rng):
+    model, X, _, theta = problem(loss, "weight", rng)
+    idx = torch.arange(3)
+    x, r = torch.from_numpy(rng.standard_normal((2, 3, *model.shape)))
+    point = model.at(x, theta, idx, Counter())
+    assert torch.equal(point.precondition(r[1:], idx[1:]), r[1:] / point.diagonal()[1:])
+    assert model.solve(x, theta, idx, None, Counter(), 9) is None
+
+
 @pytest.mark.parametrize(("loss", "penalty"), CASES[:-1])
 def test_a_fold_is_the_same_alone_and_in_company_bit_for_bit(loss, penalty, rng):
     model, X, _, theta = problem(loss, penalty, rng, rows=(23, 31, 17, 8))
