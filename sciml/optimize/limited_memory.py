@@ -21,7 +21,8 @@ from sciml.optimize.rowwise import add, batch, column, dot, kept, norm, toleranc
 from sciml.validation import check_number
 
 _ARMIJO, _WOLFE = 1e-4, 0.9
-_TRIES = 40
+_TRIES = 40  # trial points along one direction
+_IDLE = 200  # steps that only rounding can judge, with no smaller gradient among them; a condition of 1e5 needs 100
 
 
 def batched_lbfgs(value_and_gradient, x0, *, gtol, max_iter, memory=10):
@@ -84,7 +85,7 @@ def batched_lbfgs(value_and_gradient, x0, *, gtol, max_iter, memory=10):
     G, p = torch.zeros_like(x), torch.zeros_like(x)
     f, slope, t, lo, hi, size, largest, moved, L, low = zero, zero, zero, zero, inf, zero, zero, zero, zero, inf
     tries, n_iter, reach = torch.zeros_like(rows), torch.zeros_like(rows), norm(x)
-    pairs = _Pairs(x, memory)
+    idle, least, pairs = tries, inf, _Pairs(x, memory)
     while len(rows):
         trial = x + column(t, x) * p
         f_new, G_new = _evaluate(value_and_gradient, trial, rows, shape)
@@ -116,6 +117,8 @@ def batched_lbfgs(value_and_gradient, x0, *, gtol, max_iter, memory=10):
         L = torch.where(usable, torch.maximum(L, cc / sc), L)
         pairs.push(usable, s, c, sc, cc)
 
+        idle = torch.where((length < least) | (-t * slope > noise), 0, idle + stepped)
+        least = torch.where(good, torch.fmin(least, length), least)
         n_iter = n_iter + stepped
         moved = torch.where(stepped, ss.sqrt(), moved)
         reach = torch.where(stepped, reach + moved, reach)
@@ -126,7 +129,7 @@ def batched_lbfgs(value_and_gradient, x0, *, gtol, max_iter, memory=10):
         f, size = torch.where(good, f_new, f), torch.where(good, length, size)
         largest = torch.where(good, torch.maximum(largest, f_new.abs()), largest)
         met = size <= gtol
-        gone = torch.where(good, met | ~finite | (n_iter >= max_iter), hopeless)
+        gone = torch.where(good, met | ~finite | (n_iter >= max_iter) | (idle > _IDLE), hopeless)
         if bool(gone.any()):
             end = rows[gone]
             X[end], last[end], out["gradient_norm"][end] = x[gone], G[gone], size[gone]
@@ -135,7 +138,7 @@ def batched_lbfgs(value_and_gradient, x0, *, gtol, max_iter, memory=10):
             stay = torch.nonzero(~gone)[:, 0]
             x, G, p, rows, gtol, f, slope, t_next, lo, hi = kept(stay, x, G, p, rows, gtol, f, slope, t_next, lo, hi)
             size, largest, moved, reach, L, low = kept(stay, size, largest, moved, reach, L, low)
-            tries, n_iter, good = kept(stay, tries, n_iter, good)
+            tries, n_iter, good, idle, least = kept(stay, tries, n_iter, good, idle, least)
             pairs.keep(stay)
             if not len(rows):
                 break
