@@ -99,10 +99,8 @@ def fixed_accuracy_steps(search, options):
     ev = search.evaluator
     delta = options.eps if options.delta is None else options.delta
     search.all_rigorous = False  # steps are not decided by bars
-    resumed = search.saved is not None
-    if resumed:
+    if search.saved is not None:
         level, now = ev.level(search.saved["level"]), _Now(**search.saved["now"])
-        search.saved = None
     else:
         level, now = _solved(ev, search.theta0, search.x0, options.eps), _Now(options.alpha0)
         ev.gradient(ev.adjoint(level, delta))
@@ -110,14 +108,10 @@ def fixed_accuracy_steps(search, options):
     try:
         while True:
             value, bar, rigorous = ev.value(level)
-            if not resumed:
-                criterion = search.criterion(level.theta, level.z, value)
-                if search.save is not None:
-                    search.save({"level": ev.state(level), "now": asdict(now)})
-                yield search.step(Snapshot(level.theta, value, bar, rigorous, level), criterion, step=now.step)
-            resumed = False
-            if not bool(level.z.abs().max() > 0):
-                return search.finish("flat", "the hypergradient is zero: the upper level does not feel theta here")
+            criterion = search.criterion(level.theta, level.z, value)
+            if search.save is not None:
+                search.save({"level": ev.state(level), "now": asdict(now)})
+            yield search.step(Snapshot(level.theta, value, bar, rigorous, level), criterion, step=now.step)
             new = _line_search(search, level, value, now, options)
             if new is None:
                 return search.finish(

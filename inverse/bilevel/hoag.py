@@ -118,10 +118,8 @@ def hoag_steps(search, options):
     """
     ev = search.evaluator
     search.all_rigorous = False  # steps are not decided by bars
-    resumed = search.saved is not None
-    if resumed:
+    if search.saved is not None:
         level, now = ev.level(search.saved["level"]), _Now(**search.saved["now"])
-        search.saved = None
     else:
         eps = options.accuracy(1)
         level = _evaluated(ev, search.theta0, search.x0, eps, None)
@@ -131,15 +129,11 @@ def hoag_steps(search, options):
     try:
         while True:
             value, bar, rigorous = ev.value(level)
-            if not resumed:
-                criterion = search.criterion(level.theta, level.z, value)
-                if search.save is not None:
-                    search.save({"level": ev.state(level), "now": asdict(now)})
-                snapshot = Snapshot(level.theta, value, bar, rigorous, level)
-                yield search.step(snapshot, criterion, step=now.step, accuracy=now.eps, lipschitz=now.L)
-            resumed = False
-            if not bool(level.z.abs().max() > 0):
-                return search.finish("flat", "the hypergradient is zero: the upper level does not feel theta here")
+            criterion = search.criterion(level.theta, level.z, value)
+            if search.save is not None:
+                search.save({"level": ev.state(level), "now": asdict(now)})
+            snapshot = Snapshot(level.theta, value, bar, rigorous, level)
+            yield search.step(snapshot, criterion, step=now.step, accuracy=now.eps, lipschitz=now.L)
             level = _advance(search, level, value, now, options)
             if level is None:
                 return search.finish("no_descent", "steps of the length of rounding still raise the value")

@@ -43,8 +43,8 @@ class MAID:
     Parameters
     ----------
     eps0 : float or None
-        First accuracy of the lower level, a distance in units of x; None (the default) takes 0.3 |G(x0)| / mu, of the
-        sample farthest away.
+        First accuracy of the lower level, a distance in units of x; None (the default) takes 0.3 of the distance
+        between x0 and the first solution, that of the sample farthest away.
     delta0 : float or None
         First accuracy of the adjoint, a residual in units of g over those of x; None (the default) takes 0.1 |grad g|,
         of the sample with the largest.
@@ -144,32 +144,23 @@ def maid_steps(search, options):
         With a Snapshot as value.
     """
     ev = search.evaluator
-    resumed = search.saved is not None
-    if resumed:
+    if search.saved is not None:
         level, now = ev.level(search.saved["level"]), _Now(**search.saved["now"])
-        search.saved = None
     else:
         level = ev.solve(search.theta0, search.x0, options.eps0)
         search.first = ev.value(level)[0]
-        eps = float(level.eps.max()) if options.eps0 is None else options.eps0
+        eps = _first_accuracy(level, search.x0) if options.eps0 is None else options.eps0
         delta = 0.1 * float(level.gg_norm.max()) if options.delta0 is None else options.delta0
         now = _Now(eps, delta, options.alpha0, options.max_backtracks)
-        if not delta > 0:
-            ev.gradient(ev.adjoint(level, delta))
     try:
         while True:
-            if not resumed:
-                level, omega = _descent_direction(search, level, now, options)
-                value, bar, proven = ev.value(level)
-                criterion = search.criterion(level.theta, level.z, value)
-                if search.save is not None:
-                    search.save({"level": ev.state(level), "now": asdict(now)})
-                snapshot = Snapshot(level.theta, value, bar, proven, level)
-                scalars = {"step": now.step, "accuracy": now.eps, "omega": omega}
-                yield search.step(snapshot, criterion, **scalars)
-            resumed = False
-            if not bool(level.z.abs().max() > 0):
-                return search.finish("flat", "the hypergradient is zero: the upper level does not feel theta here")
+            if search.save is not None:
+                search.save({"level": ev.state(level), "now": asdict(now)})
+            level, omega = _descent_direction(search, level, now, options)
+            value, bar, proven = ev.value(level)
+            criterion = search.criterion(level.theta, level.z, value)
+            snapshot = Snapshot(level.theta, value, bar, proven, level)
+            yield search.step(snapshot, criterion, step=now.step, accuracy=now.eps, omega=omega)
             _lengthen(search, level, now, options)
             level = _line_search(search, level, now, options)
             if level is None:
@@ -180,20 +171,25 @@ def maid_steps(search, options):
         return search.finish("budget", f"{end}: raise it, or loosen tol")
 
 
+def _first_accuracy(level, x0):
+    """Return three tenths of the way that the first solve went, which may have gone farther than it was asked to."""
+    way = (level.x - x0).to(torch.float64).reshape(len(x0), -1).norm(dim=1)
+    return max(float(level.eps.max()), 0.3 * float(way.max()))
+
+
 def _descent_direction(search, level, now, options):
     """Return the level with z and the bar of z below (1 - eta) of its norm, or as exact as rounding allows."""
     ev = search.evaluator
     while True:
-        floor = ev.eps_floor(level)
-        eps = torch.maximum(torch.full_like(floor, now.eps), floor)
+        eps = ev.eps_floor(level).clamp_min(now.eps)
         if bool((level.eps > 1.01 * eps).any()):
             level = ev.refine(level, eps)
         if not level.has_adjoint or level.z is None or bool((level.delta > now.delta).any()):
             ev.adjoint(level, now.delta)
             ev.gradient(level)
         omega = _omega(ev, level, options)
-        done = omega <= (1 - options.eta) * float(level.z.norm()) or not bool(level.z.abs().max() > 0)
-        if done or _spent(ev, level, now):
+        # Where z is zero since delta asks for no more, omega is not.
+        if omega <= (1 - options.eta) * float(level.z.norm()) or _spent(ev, level, now):
             return level, omega
         now.eps, now.delta = options.nu * now.eps, options.nu * now.delta
 
@@ -217,8 +213,7 @@ def _omega(ev, level, options):
 
 def _spent(ev, level, now):
     """Return whether rounding lets no accuracy be asked for that is better than what there is."""
-    floor = ev.eps_floor(level)
-    return bool((level.eps <= 2 * floor).all()) or bool((floor >= now.eps).all()) or not now.eps > 1e-290
+    return bool((now.eps <= 2 * ev.eps_floor(level)).all()) or not now.eps > 1e-290
 
 
 def _lengthen(search, level, now, options):
@@ -242,8 +237,8 @@ def _line_search(search, level, now, options):
             # The lower ends enter the average, so that it is still one of exact values that bounds the new one.
             reference = max(bottom, now.average)
         for i in range(now.trials):
-            if reference is not bottom and i >= now.trials // 2:
-                reference = bottom  # the monotone search
+            # The second half of the trials is the monotone search.
+            start = reference if i < now.trials // 2 else bottom
             alpha = now.alpha * options.rho**i
             theta = search.clip(level.theta - alpha * level.z)
             move = theta - level.theta
@@ -251,7 +246,7 @@ def _line_search(search, level, now, options):
             if not float(move.abs().max()) > 0:
                 break
             trial = _tried(ev, theta, level, now.eps)
-            if trial is not None and _ends(ev, trial, options)[0] - reference + decrease <= 0:
+            if trial is not None and _ends(ev, trial, options)[0] - start + decrease <= 0:
                 now.alpha, now.eps = options.rho_bar * alpha, options.nu_bar * now.eps
                 now.delta = options.nu_bar * now.delta
                 now.trials, now.step = options.max_backtracks, float(move.norm())
@@ -268,9 +263,8 @@ def _line_search(search, level, now, options):
 
 
 def _tried(ev, theta, level, eps):
-    floor = ev.eps_floor(level)
     try:
-        return ev.solve(theta, level.x, torch.maximum(torch.full_like(floor, eps), floor))
+        return ev.solve(theta, level.x, ev.eps_floor(level).clamp_min(eps))
     except NotFinite:
         return None
 

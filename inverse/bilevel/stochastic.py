@@ -106,10 +106,8 @@ def stochastic_steps(search, options):
     """
     ev = search.evaluator
     search.all_rigorous = False
-    resumed = search.saved is not None
-    if resumed:
+    if search.saved is not None:
         level, now = ev.level(search.saved["level"]), _Now(**search.saved["now"])
-        search.saved = None
     else:
         level, eps0 = _start(search, options)
         zero = torch.zeros_like(level.theta)
@@ -118,15 +116,11 @@ def stochastic_steps(search, options):
     try:
         while True:
             value, bar, _ = ev.value(level)
-            if not resumed:
-                criterion = search.criterion(level.theta, level.z, value)
-                if search.save is not None:
-                    search.save({"level": ev.state(level), "now": vars(now).copy()})
-                scalars = {"accuracy": _accuracy(now, options)}
-                yield search.step(Snapshot(level.theta, value, bar, False, level), criterion, **scalars)
-            resumed = False
-            if not bool(level.z.abs().max() > 0):
-                return search.finish("flat", "the hypergradient is zero: the upper level does not feel theta here")
+            criterion = search.criterion(level.theta, level.z, value)
+            if search.save is not None:
+                search.save({"level": ev.state(level), "now": vars(now).copy()})
+            snapshot = Snapshot(level.theta, value, bar, False, level)
+            yield search.step(snapshot, criterion, accuracy=_accuracy(now, options))
             theta, x, q = _pass(search, level, now, options)
             level = ev.solve(theta, x, _accuracy(now, options))
             ev.gradient(ev.adjoint(level, _accuracy(now, options), q))
@@ -199,13 +193,26 @@ class _LowerPart(Lower):
         return self.lower.gradient(x, theta, self.index[idx], count)
 
     def at(self, x, theta, idx, count, value=False):
-        return self.lower.at(x, theta, self.index[idx], count, value)
+        return _PointPart(self.lower.at(x, theta, self.index[idx], count, value), idx)
 
     def solve(self, x0, theta, idx, eps, count, max_iter):
         return self.lower.solve(x0, theta, self.index[idx], eps, count, max_iter)
 
     def norm_J(self, point):
-        return self.lower.norm_J(point)
+        return self.lower.norm_J(point.whole)
+
+
+class _PointPart:
+    """A linearisation whose samples are numbered from zero; all else is that of the lower level."""
+
+    def __init__(self, whole, idx):
+        vars(self).update(whole=whole, idx=idx)
+
+    def __getattr__(self, name):
+        return getattr(vars(self)["whole"], name)
+
+    def __setattr__(self, name, value):
+        setattr(self.whole, name, value)
 
 
 def _upper_part(upper, index):
