@@ -56,6 +56,19 @@ def test_a_sample_is_the_same_in_any_company(rng):
     assert_same_in_any_company(solve, 5, EVERY)
 
 
+def test_rounding_is_met_at_the_same_place_in_any_company(rng):
+    conditions = (30.0, 100.0, 300.0, 1e3, 2e3, 5e3, 1e4)
+    problem = Quadratics([np.geomspace(1, c, 60) for c in conditions], rng, dtype=torch.float32)
+    atol = torch.tensor([1e-9, 1e-9, 1e-9, 1e-2, 1e-2, 1e-2, 1e-2], dtype=torch.float64)
+
+    def solve(index):
+        part = problem.some(index)
+        return batched_cg(part.hvp, part.b, atol=atol[index])
+
+    assert_same_in_any_company(solve, 7, EVERY)
+    assert len(solve(torch.arange(7)).n_iter[3:].unique()) == 4
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_long_samples_are_the_same_in_any_company(rng, dtype):
     weight = torch.from_numpy(1 + 9 * rng.random((3, 2, 8200))).to(dtype)
