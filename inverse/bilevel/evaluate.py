@@ -151,6 +151,7 @@ class Evaluator:
         self.doubt = 1.0  # what the given mu is multiplied by after it was contradicted
         self.contradicted: dict[str, float] = {}
         self.started = time.perf_counter()
+        self.limited = False  # the start is evaluated whatever it costs: without it there is no answer
 
     # ---------------------------------------------------------------- stages
 
@@ -258,7 +259,9 @@ class Evaluator:
             item = {"theta": level.theta, "start": a, "x": level.x[a:b], "q": level.q[a:b], "point": level.points[i]}
             items.append({**item, "blocks": self._blocks(a, b)})
         got = self._map(_gradient_chunk, items, level)
-        z = torch.cat([part["z"] for part in got]).sum(0).cpu() / self.B
+        rows = torch.cat([part["z"] for part in got])
+        level.parts["z_rows"] = rows.norm(dim=1)
+        z = rows.sum(0).cpu() / self.B
         _, dr, _ = self._r(level.theta)
         level.z = z if dr is None else z + dr
         return level.z
@@ -426,7 +429,8 @@ class Evaluator:
             bars = bars + 8 * eps * norms * level.q_norm
             if rigorous:
                 return float(bars.mean()) + 8 * eps * float(level.z.norm()), True
-        return 1.25 * float(self.gradient_error(level, S).norm()), False
+        rounding = 8 * torch.finfo(self.dtype).eps * float(parts["z_rows"].sum()) / self.B
+        return 1.25 * float(self.gradient_error(level, S).norm()) + rounding, False
 
     def eps_for(self, level, bar):
         """Return the distances at which the bar of the value would be about `bar`.
@@ -475,6 +479,8 @@ class Evaluator:
 
     def check_budget(self):
         """Raise where units or seconds are spent."""
+        if not self.limited:
+            return
         if self.max_units is not None and self.units >= self.max_units:
             raise BudgetReached(f"max_units={self.max_units:g} were spent")
         if self.max_seconds is not None and time.perf_counter() - self.started >= self.max_seconds:
@@ -623,13 +629,13 @@ def _solve_chunk(lower, upper, item):
             estimated.add("mu")
         L = 1.05 * high if L is None else L
     mu = mu.to(torch.float64) * item["doubt"]
-    if not bool(torch.isfinite(mu).all()):
-        raise NotFinite
+    _finite(mu)
     eps, point, got, n_lower, seen = item["eps"], None, own, 0, {}
     if eps is None and got is None:
         eps = 0.3 * _norms(lower.gradient(x0, theta, idx, count)) / mu
     if got is None:
         eps = torch.as_tensor(eps, dtype=torch.float64, device=x0.device).expand(len(x0))
+        _finite(eps)
         solver = item["solver"]
         if solver == "auto":
             solver = _choose(lower, x0, mu, L)
@@ -784,10 +790,13 @@ def _minimise(solver, lower, x0, theta, idx, eps, mu, L, count, item):
             return lower.gradient(x, theta, idx[rows], count)
 
         return nag(gradient, x0, mu=mu, L=L, gtol=gtol, max_iter=item["max_inner"]), None
-    last = []
+    last, begun = [], []
 
     def at(x, rows):
         point = lower.at(x, theta, idx[rows], count, value=True)
+        if not begun:
+            # The gradient may be finite where the energy is not.
+            begun.append(_finite(point.value))
         if len(rows) == len(x0):
             last[:] = [point]
         return point
@@ -795,7 +804,7 @@ def _minimise(solver, lower, x0, theta, idx, eps, mu, L, count, item):
     if solver == "lbfgs":
 
         def value_and_gradient(x, rows):
-            point = lower.at(x, theta, idx[rows], count, value=True)
+            point = at(x, rows)
             return point.value, point.gradient
 
         from sciml.optimize import batched_lbfgs
@@ -866,6 +875,12 @@ def _point(lower, item, count):
 def _numbers(item):
     start = item["start"]
     return torch.arange(start, start + len(item["x"]), device=item["x"].device)
+
+
+def _finite(numbers):
+    if not bool(torch.isfinite(numbers).all()):
+        raise NotFinite
+    return True
 
 
 def _atol(delta, b):

@@ -544,8 +544,11 @@ def _evaluated(name, constant, theta, idx):
     value = torch.as_tensor(value, dtype=torch.float64, device=theta.device)
     if value.ndim == 0 or value.shape == (1,):
         return value.reshape(1).expand(len(idx))
-    if value.ndim != 1:
-        raise InvalidInputError(f"{name} must be a number or of shape (B,); got shape {tuple(value.shape)}.")
+    if value.ndim != 1 or len(value) <= int(idx.max()):
+        raise InvalidInputError(
+            f"{name} must be a number or of shape (B,), one for each of the at least {int(idx.max()) + 1} samples; got "
+            f"shape {tuple(value.shape)}."
+        )
     return value[idx]
 
 

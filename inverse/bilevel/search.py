@@ -121,6 +121,7 @@ class Search:
             "delta": float(snapshot.level.delta.max()),
             **{key: float(number) for key, number in scalars.items()},
         }
+        ev.limited = True
         self.rows.append({"theta": snapshot.theta.clone(), "criterion": criterion, "row": row})
         self.offer(snapshot)
         return Step(snapshot, criterion, row)

@@ -254,6 +254,8 @@ def _problem(lower, upper, theta0, x0, dtype, device):
             "SquaredError(x_true)."
         )
     (theta,), leave = enter(theta0, names=("theta0",), dtype="float64", device=device)
+    if not theta.is_floating_point():
+        raise InvalidInputError(f"theta0 must be real; got dtype {theta.dtype}. Pass real and imaginary part apart.")
     if theta.ndim != 1 or len(theta) == 0:
         raise InvalidInputError(
             f"theta0 must be of shape (n,), n at least 1; got shape {tuple(theta.shape)}. Write theta0.ravel()."
@@ -411,9 +413,12 @@ def _replayed(search, rows, steps, options):
     except BudgetReached as end:
         return search.finish("budget", f"{end}: raise it, or loosen tol")
     except NotFinite:
-        return search.finish(
-            "not_finite", "the energy or the loss is NaN or infinite at theta0: check the scale of the inputs"
-        )
+        if not search.rows:
+            raise InvalidInputError(
+                "theta0 must be a point where energy and loss are finite; got NaN or infinity there. Start "
+                "elsewhere, or check the scale of the inputs."
+            ) from None
+        return search.finish("not_finite", "the energy or the loss became NaN or infinite near the last theta")
 
 
 def _after(n_replayed, callback):

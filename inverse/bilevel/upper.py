@@ -233,6 +233,10 @@ class UpperLoss:
         t = theta.detach().requires_grad_()
         with torch.enable_grad():
             value = self._r(t)
+            if not isinstance(value, torch.Tensor) or value.numel() != 1:
+                got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+                raise InvalidInputError(f"r must return one number, a torch tensor of shape (); got {got}. Sum it up.")
+            value = value.reshape(())
             gradient = _grad(value, t, create_graph=True)
 
         def hessian(v):
