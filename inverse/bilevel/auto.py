@@ -29,6 +29,8 @@ __all__ = ["Auto", "auto_steps"]
 
 # A slope may be off by this fraction of itself before the point is computed more exactly; less buys no fewer steps.
 _SLOPE = 0.25
+# Growth of steps taken without any curvature.
+_GROWTH = 1.5
 _UNIT = torch.finfo(torch.float64).eps
 
 
@@ -97,13 +99,14 @@ class _State:
     def __init__(self, level, options, n):
         self.level, self.trust, self.damping, self.rtol = level, options.trust, 0.0, 1e-2
         self.S = self.B = self.reach = None
+        self.length, self.stretch, self.blind = options.trust / 3, 1.0, False
         self.pairs, self.secant, self.small = Pairs(options.memory), SecantPart(n), 0
 
     def save(self, search):
         """Return plain arrays and numbers."""
         return {
             "level": search.evaluator.state(self.level),
-            "numbers": [self.trust, self.damping, self.rtol, float(self.small)],
+            "numbers": [self.trust, self.damping, self.rtol, self.length, self.stretch, float(self.small)],
             "S": self.S,
             "B": self.B,
             "reach": self.reach,
@@ -115,7 +118,7 @@ class _State:
         """Take what :meth:`save` returned."""
         ev = search.evaluator
         self.level = ev.level(saved["level"])
-        self.trust, self.damping, self.rtol, small = saved["numbers"]
+        self.trust, self.damping, self.rtol, self.length, self.stretch, small = saved["numbers"]
         self.small = int(small)
         self.S, self.B, self.reach = saved["S"], saved["B"], saved["reach"]
         self.pairs = Pairs(self.pairs.memory, saved["pairs"])
@@ -238,14 +241,15 @@ def _free_direction(search, now, options, direction, free):
     if direction == "lbfgs":
         v = now.pairs.apply(z, free)
         if v is not None and float(z @ v) > 0:
-            return -v
+            return -now.stretch * v
     if direction in ("bb", "lbfgs", "gd"):
         length = now.pairs.barzilai_borwein()
         if length is not None and direction != "gd":
-            return -length * keep
-    # Without any curvature the first step takes a third of the trust region.
+            return -now.stretch * length * keep
+    # Without any curvature the first step takes a third of the trust region, and each that does well is lengthened.
     largest = float(keep.abs().max())
-    return keep * (-(now.trust / 3) / largest) if largest > 0 else keep
+    now.blind = True
+    return keep * (-now.length / largest) if largest > 0 else keep
 
 
 def _condition(B):
@@ -292,7 +296,7 @@ def _advance(search, now, options, direction):
             noise = _slope_noise(now, move) if direction == "gn" or doubtful else 0.0
             better, doubtful = _sharpened(search, now, noise, pred, bar), False
             if better is not None:
-                fruitless = bool((better.eps > 0.9 * level.eps).all() and (better.delta > 0.9 * level.delta).all())
+                fruitless = bool((better.eps >= 0.9 * level.eps).all() and (better.delta >= 0.9 * level.delta).all())
                 now.level, d = better, None
                 continue
         eps = torch.maximum(ev.eps_for(level, 0.05 * pred), ev.eps_floor(level))
@@ -423,7 +427,7 @@ def _accept(search, now, new, move, pred, trial, full, direction, options):
     _, trial_bar, _ = ev.value(new)
     z = ev.gradient(new)
     change, noise = z - old.z, bar + trial_bar
-    now.pairs.update(move, change, noise)
+    learned = now.pairs.update(move, change, noise)
     decrease = value - trial
     if direction == "gn":
         model = pred - 0.5 * float(move @ ((now.B + now.secant.matrix) @ move))
@@ -444,6 +448,12 @@ def _accept(search, now, new, move, pred, trial, full, direction, options):
         good = decrease > 0.25 * pred
     if full and good:
         now.trust *= 2
+    # Steps along which no curvature shows, and that keep what they promised, are lengthened.
+    longer = decrease > 0.5 * pred
+    if now.blind:
+        now.length = (_GROWTH if longer else 1.0) * float(move.abs().max())
+        now.blind = False
+    now.stretch = 2 * now.stretch if longer and not learned else 1.0
     now.small = now.small + 1 if max(decrease, pred) <= options.ftol * search.scale(trial) else 0
     now.level = new
     return "accepted", float(move.norm())
