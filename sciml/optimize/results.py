@@ -50,7 +50,7 @@ class BatchedMinimum:
     n_iter : torch.Tensor, shape (B,)
         Steps taken, int64; 0 where the starting point was good enough.
     converged : torch.Tensor, shape (B,)
-        Whether `gradient_norm` is within the tolerance, bool.
+        Whether the tolerance was met, bool.
     L : torch.Tensor, shape (B,)
         Curvature from above, float64: the constant in use at the end, or the largest curvature seen, as the method
         says.

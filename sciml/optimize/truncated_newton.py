@@ -35,7 +35,8 @@ def newton_cg(at, x0, *, gtol, max_iter, xtol=0.0):
     at : callable
         ``at(x, rows)`` returns a point for the samples `rows`, int64 (k,), at `x`, shape (k, ...), with ``value``,
         shape (k,), ``gradient``, shape (k, ...), and ``hvp(v, rows_in_point)``, the products with the Hessians of
-        those samples of this point.
+        those samples of this point; where it has ``precondition(r, rows_in_point)``, too, an approximate inverse, the
+        inner iteration uses it.
     x0 : torch.Tensor, shape (B, ...)
         Starting points; their dtype and device are those of the answer.
     gtol : float or torch.Tensor, shape (B,)

@@ -155,6 +155,41 @@ def test_a_sample_is_the_same_in_any_company(rng):
     assert solve(torch.arange(5)).converged.tolist() == [True] * 4 + [False]
 
 
+def test_a_bound_on_the_distance_ends_it_where_the_step_has_become_small(rng):
+    centre = torch.from_numpy(rng.standard_normal((3, 5)))
+    weight = torch.from_numpy(10.0 ** -rng.uniform(0, 3, (3, 5)))
+    xtol = torch.tensor([1e-1, 1e-3, 0.0], dtype=torch.float64)
+    problem = Separable(rounded, weight, centre)
+    tight = newton_cg(problem.at, centre + 0.5, gtol=1e-13, max_iter=60)
+    found = newton_cg(problem.at, centre + 0.5, gtol=1e-13, max_iter=60, xtol=xtol)
+    assert found.converged.all()
+    assert (found.n_iter < tight.n_iter).tolist() == [True, True, False]
+    distance = (found.x - centre).norm(dim=1)
+    assert (distance[:2] <= xtol[:2]).all()
+    assert (found.gradient_norm[:2] > 1e-13).all()
+    assert (0.3 * found.last_step[:2] <= xtol[:2]).all()
+
+
+def test_uses_the_preconditioner_of_a_point(rng):
+    weight = torch.from_numpy(10.0 ** rng.uniform(-3, 3, (3, 40)))
+    problem = Separable(rounded, weight, torch.zeros(3, 40, dtype=torch.float64))
+    x0 = torch.tensor([[0.5], [0.0], [0.9]], dtype=torch.float64).expand(3, 40)
+    plain = newton_cg(problem.at, x0, gtol=1e-8, max_iter=60)
+    without, problem.products = problem.products, torch.zeros(3, dtype=torch.int64)
+
+    def at(x, rows):
+        point = problem.at(x, rows)
+        curvature = weight[rows] * (rounded(x)[2])
+        point.precondition = lambda r, places: r / curvature[places]
+        return point
+
+    found = newton_cg(at, x0, gtol=1e-8, max_iter=60)
+    assert plain.converged.all()
+    assert found.converged.all()
+    assert torch.equal(problem.products, found.n_iter)  # the inverse itself: a product a step
+    assert without[0] > 5 * problem.products[0]
+
+
 @pytest.mark.parametrize(("value_unit", "x_unit"), [(40, 0), (-40, 0), (0, 30), (0, -30), (-12, 25)])
 def test_units_do_not_matter(rng, value_unit, x_unit):
     at, x0 = robust_regression(rng)
