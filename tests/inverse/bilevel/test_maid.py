@@ -51,6 +51,14 @@ def test_a_certified_run_converges_where_the_conditioning_is_good():
     assert problem.f(result.theta) - problem.best <= 1e-4
 
 
+def test_a_large_lambda_asks_for_more():
+    # Of a step as long as the curvature allows less than nine tenths of the first-order decrease comes true.
+    problem, _ = shrinkage()
+    result = learn(problem, [1.0, 1.0], MAID(lam=0.9, eta=0.95, alpha0=20.0), max_iter=3)
+    assert result.n_iter == 3
+    assert_every_step_is_a_proven_decrease(result, problem.f, 0.9)
+
+
 def test_the_bar_of_z_lets_minus_z_be_a_direction_of_descent():
     problem, _ = shrinkage()
     for bound in ("published", "sharp"):

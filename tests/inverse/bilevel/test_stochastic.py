@@ -75,6 +75,12 @@ def test_a_minibatch_costs_its_share():
     assert 0.5 < quarters / whole < 2
 
 
+def test_every_solver_of_the_lower_level_sees_the_same_samples():
+    options = Stochastic(minibatch=5, eps0=1e-9, eps_decay=0.0)
+    one, two = (learn(options, max_iter=2, lower_solver=solver).thetas for solver in ("nag", "newton_cg"))
+    assert_allclose(one, two, atol=1e-6)
+
+
 def test_the_same_seed_gives_the_same_run_and_another_another():
     one, two, other = (learn(max_iter=3, random_state=seed).thetas for seed in (1, 1, 2))
     assert one.tobytes() == two.tobytes()
@@ -103,8 +109,9 @@ def test_a_loss_that_knows_its_samples_by_number_is_asked_for_the_right_ones():
 
 
 def test_bounds_are_kept():
-    result = learn(theta0=(3.0, 3.0), bounds=(BEST + 0.5, 5.0), max_iter=15)
+    result = learn(theta0=BEST + 0.6, bounds=(BEST + 0.5, 5.0), max_iter=5)
     assert (result.thetas >= BEST + 0.5 - 1e-12).all()
+    assert_allclose(result.theta, BEST + 0.5, atol=1e-12)
 
 
 def test_wrong_options_are_named():
