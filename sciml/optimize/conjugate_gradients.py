@@ -120,7 +120,8 @@ def solve(hvp, b, *, atol, x0=None, preconditioner=None, max_iter=None):
         return torch.nonzero(~gone)[:, 0]
 
     low, high, formed = out["curvature_min"].clone(), out["curvature_max"].clone(), out["curvature_min"].clone()
-    p, before = torch.zeros_like(r), torch.full_like(size, torch.inf)  # the first direction has no predecessor
+    # The first direction has no predecessor.
+    p, before, pp = torch.zeros_like(r), torch.full_like(size, torch.inf), torch.zeros_like(size)
     n_iter = 0
     while len(rows):
         # Two numbers tell that all go on: nan compares false.
@@ -146,18 +147,20 @@ def solve(hvp, b, *, atol, x0=None, preconditioner=None, max_iter=None):
             if not len(stay):
                 break
             if len(stay) < len(rows):
-                x, r, p, rows, atol, size, before, low, high, formed = kept(
-                    stay, x, r, p, rows, atol, size, before, low, high, formed
-                )
+                x, r, p, rows, atol, size = kept(stay, x, r, p, rows, atol, size)
+                before, pp, low, high, formed = kept(stay, before, pp, low, high, formed)
         if preconditioner is None:
             z, rho = r, size * size
         else:
             z = applied("preconditioner", preconditioner, r, rows, shape)
             rho = dot(r, z)
-        p = p.mul_(column(rho / before, p)).add_(z)
+        beta = rho / before
+        p = p.mul_(column(beta, p)).add_(z)
+        # Without a preconditioner the residual is orthogonal to the direction before.
+        pp = rho + beta * beta * pp if preconditioner is None else dot(p, p)
         q = applied("hvp", hvp, p, rows, shape)
         bent = dot(p, q)
-        quotient = bent / dot(p, p)
+        quotient = bent / pp
         alpha = rho / bent
         least, most = torch.aminmax(alpha)
         if not (float(least) > 0 and float(most) < torch.inf):
@@ -168,9 +171,8 @@ def solve(hvp, b, *, atol, x0=None, preconditioner=None, max_iter=None):
             flat = bent <= 0
             out["indefinite"][rows[flat]] = True
             stay = leave(gone, torch.where(flat, size, torch.nan), torch.zeros_like(gone))
-            x, r, p, q, rows, atol, rho, alpha, low, high, formed = kept(
-                stay, x, r, p, q, rows, atol, rho, alpha, low, high, formed
-            )
+            x, r, p, q, rows, atol = kept(stay, x, r, p, q, rows, atol)
+            rho, alpha, pp, low, high, formed = kept(stay, rho, alpha, pp, low, high, formed)
             if not len(rows):
                 break
         else:

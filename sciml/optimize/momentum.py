@@ -18,7 +18,7 @@ References  Nesterov, Lectures on Convex Optimization, 2018, section 2.2; O'Dono
 import torch
 
 from sciml.optimize.results import BatchedMinimum, blank
-from sciml.optimize.rowwise import add, applied, batch, column, dot, kept, norm, per_sample, tolerance
+from sciml.optimize.rowwise import add, applied, batch, column, dot, kept, norm, per_sample, tolerance, wide
 from sciml.validation import check_number
 
 _LOOK = 50  # steps between two looks at whether rounding has ended the descent
@@ -91,7 +91,8 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
     n_iter = 0
     while len(rows):
         G = applied("gradient", gradient, y, rows, shape)
-        gg, gm, go = dot(G, G), dot(G, m), dot(G, G_old)
+        G_wide = wide(G)
+        gg, gm, go = dot(G_wide, G_wide), dot(G_wide, m), dot(G_wide, G_old)
         size, moved = gg.sqrt(), ss.sqrt()
         steady = None
         if n_iter == 0:
@@ -127,7 +128,7 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
             out["L"][end], out["secant_min"][end] = L[gone], low[gone]
             stay = torch.nonzero(~gone)[:, 0]
             if len(stay) < len(rows):
-                y, m, G, rows, gtol, unfit = kept(stay, y, m, G, rows, gtol, unfit)
+                y, m, G, G_wide, rows, gtol, unfit = kept(stay, y, m, G, G_wide, rows, gtol, unfit)
                 looked, since = kept(stay, looked, since)
                 mu, L, gg, gm, mm, low, reach, first = kept(stay, mu, L, gg, gm, mm, low, reach, first)
                 steady = None if steady is None else steady[stay]
@@ -146,7 +147,7 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
         add(y, -1 / L, G)
         dd, gm = mm - (gm + gd) / L, beta * gd
         mm = beta * beta * dd
-        G_old, gg_old, L_old, sg_old = G, gg, L, gm - a
+        G_old, gg_old, L_old, sg_old = G_wide, gg, L, gm - a
         slack = 1e-15 * (mm + a / L)
         ss = (mm - (gm + sg_old) / L - slack).clamp(min=0)
         reach = reach + ss.sqrt()

@@ -37,8 +37,14 @@ def add(x, scalar, p):
         x.add_(column(scalar, x) * p)
 
 
+def wide(a):
+    """Return the rows in float64 for several inner products, unless they are better widened one after the other."""
+    return a if one_by_one(a) else a.double()
+
+
 def norm(a):
     """Return the 2-norm of each row, (k, d) to (k,), in float64."""
+    a = wide(a)
     return dot(a, a).sqrt()
 
 
