@@ -157,7 +157,7 @@ def plot_accuracy(result, *, ax=None):
             ax.plot(units, np.where(row > 0, row, np.nan), style, color=grey, linewidth=1, marker=".", label=label)
     ax.set_yscale("log")
     ax.set(xlabel=_WORK, ylabel="units of g, or of x")
-    ax.legend(loc="best", fontsize="small")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize="small")  # above the axes
     return ax
 
 
