@@ -314,7 +314,7 @@ class Evaluator:
         items = []
         for i, (a, b) in enumerate(self.chunks):
             item = {"theta": level.theta, "start": a, "point": level.points[i], "blocks": self._blocks(a, b)}
-            item |= {key: level.parts[key][a:b] for key in ("x", "G", "q", "gg")}
+            item |= {key: level.parts[key][a:b] for key in ("x", "G", "q", "gg", "Lt")}
             items.append({**item, "S": None if S is None else S[:, a:b]})
         got = self._map(_error_chunk, items, level)
         return torch.cat([part["error"] for part in got]).sum(0).cpu() / self.B
@@ -430,6 +430,10 @@ class Evaluator:
             if rigorous:
                 return float(bars.mean()) + 8 * eps * float(level.z.norm()), True
         rounding = 8 * torch.finfo(self.dtype).eps * float(parts["z_rows"].sum()) / self.B
+        if "S_norm" in parts:
+            # That of x itself.
+            moved = parts["S_norm"] * parts["Lg"] * _norms(level.x)
+            rounding += torch.finfo(self.dtype).eps * float(moved.mean())
         return 1.25 * float(self.gradient_error(level, S).norm()) + rounding, False
 
     def eps_for(self, level, bar):
@@ -755,6 +759,8 @@ def _error_chunk(lower, upper, item):
     else:
         per_sample = torch.stack([_dots(s, w) for s in item["S"]], -1)  # (b, n)
         rows = torch.stack([per_sample[block].sum(0) for block in blocks])
+    if bool((item["Lt"] != 0).any()):
+        rows = rows + upper.cross_adjoint(x, theta, idx, p, blocks)
     return {"error": rows - in_theta, "count": count.as_dict(), "point": point}
 
 

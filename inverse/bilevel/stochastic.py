@@ -218,8 +218,8 @@ class _PointPart:
 def _upper_part(upper, index):
     """Return some samples of an upper level, numbered from zero: the same functions, of other samples."""
     part = copy.copy(upper)
-    for name, place in (("value", 2), ("gradient", 2), ("gradient_theta", 2), ("hvp", 2), ("Lg", 2), ("Lt", 2)):
-        setattr(part, name, _numbered(getattr(upper, name), place, index))
+    for name in ("value", "gradient", "gradient_theta", "cross_adjoint", "hvp", "Lg", "Lt"):
+        setattr(part, name, _numbered(getattr(upper, name), 2, index))
     part.n_samples = len(index)
     return part
 

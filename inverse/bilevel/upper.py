@@ -165,6 +165,37 @@ class UpperLoss:
             got = _grad_or_none(gradient, x, v)
         return torch.zeros_like(v) if got is None else got
 
+    def cross_adjoint(self, x, theta, idx, p, blocks):
+        """Return the derivatives in theta of p^T grad_x g, summed over blocks of samples.
+
+        Parameters
+        ----------
+        x : torch.Tensor, shape (b, *shape)
+            Where.
+        theta : torch.Tensor, shape (n,)
+            The hyperparameters.
+        idx : torch.Tensor of int64, shape (b,)
+            Numbers of the samples.
+        p : torch.Tensor, shape (b, *shape)
+            One direction a sample.
+        blocks : list of slice
+            Which samples are added up.
+
+        Returns
+        -------
+        torch.Tensor, shape (len(blocks), n)
+            Only asked for where the gradient of g in theta depends on x, that is where `Lt` is not 0.
+        """
+        rows = []
+        for block in blocks:
+            t = theta.detach().to(x.dtype).requires_grad_()
+            part = x[block].detach().requires_grad_()
+            with torch.enable_grad():
+                gradient = _grad(self.value(part, t, idx[block]).sum(), part, create_graph=True)
+                got = _grad_or_none(gradient, t, p[block])
+            rows.append(torch.zeros_like(t) if got is None else got)
+        return torch.stack(rows).to(torch.float64)
+
     def Lg(self, x, theta, idx):
         """Return Lipschitz constants of the gradient in x, or None.
 
