@@ -21,6 +21,10 @@ from sciml.inverse.bilevel.hypergradient import GradientReport as GradientReport
 from sciml.inverse.bilevel.hypergradient import HypergradientInfo as HypergradientInfo
 from sciml.inverse.bilevel.hypergradient import check_hypergradient as check_hypergradient
 from sciml.inverse.bilevel.hypergradient import hypergradient as hypergradient
+from sciml.inverse.bilevel.imaging import field_of_experts as field_of_experts
+from sciml.inverse.bilevel.imaging import field_of_experts_start as field_of_experts_start
+from sciml.inverse.bilevel.imaging import psnr as psnr
+from sciml.inverse.bilevel.imaging import total_variation as total_variation
 from sciml.inverse.bilevel.implicit import ImplicitArgmin as ImplicitArgmin
 from sciml.inverse.bilevel.linear_models import LinearModel as LinearModel
 from sciml.inverse.bilevel.lower import Lower as Lower
@@ -35,3 +39,14 @@ from sciml.inverse.bilevel.structured import StructuredLower as StructuredLower
 from sciml.inverse.bilevel.terms import Term as Term
 from sciml.inverse.bilevel.upper import SquaredError as SquaredError
 from sciml.inverse.bilevel.upper import UpperLoss as UpperLoss
+
+# scikit-learn is loaded with the estimators, not with the functions.
+_ESTIMATORS = {"FieldsOfExperts": "imaging_estimator", "LearnedTV": "imaging_estimator"}
+
+
+def __getattr__(name):
+    if name in _ESTIMATORS:
+        import importlib
+
+        return getattr(importlib.import_module(f"{__name__}.{_ESTIMATORS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
