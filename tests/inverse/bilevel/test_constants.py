@@ -8,7 +8,11 @@ from numpy.testing import assert_allclose
 from sciml.exceptions import CertificateError, InvalidInputError
 from sciml.inverse.bilevel.constants import check_constants
 from sciml.inverse.bilevel.counter import Counter
+from sciml.inverse.bilevel.data_cleaning import DataCleaning
+from sciml.inverse.bilevel.imaging import field_of_experts, field_of_experts_start, total_variation
+from sciml.inverse.bilevel.linear_models import LinearModel
 from sciml.inverse.bilevel.lower import LowerProblem
+from sciml.inverse.bilevel.sparse_regression import SparseRegression
 from sciml.inverse.bilevel.upper import SquaredError, UpperLoss
 
 WEIGHTS = torch.tensor([[1.0, 4.0, 9.0], [2.0, 2.0, 50.0]], dtype=torch.float64)
@@ -174,6 +178,39 @@ def test_a_sample_at_rest_and_the_same_number_again():
     one, two = (check_constants(lower, [-50.0], x, random_state=3) for _ in range(2))
     assert one.seen["LJ"].tolist() == two.seen["LJ"].tolist()
     assert np.isfinite(one.seen["L"]).all()
+
+
+def ready():
+    """The models whose constants follow from their own mathematics, each with a theta."""
+    rng = np.random.default_rng(0)
+    X, w = rng.standard_normal((40, 4)), rng.standard_normal(4)
+    y = X @ w + 0.3 * rng.standard_normal(40)
+    classes = np.digitize(y, [-1.0, 1.0])
+    image = np.cumsum(rng.standard_normal((2, 6, 6)), axis=1) / 3
+    yield LinearModel(X, y, penalty="feature"), rng.standard_normal(4)
+    yield LinearModel(X, y > 0, loss="logistic", penalty="feature"), rng.standard_normal(4)
+    yield LinearModel(X, classes, loss="multinomial", penalty="weight"), rng.standard_normal(12)
+    yield DataCleaning(X, y > 0), rng.standard_normal(40)
+    for theta in ((-2.0, -3.0), (1.0, 1.0), (0.0, -6.0)):
+        yield total_variation(image), np.array(theta)
+    yield field_of_experts(image, n_filters=2, size=3), field_of_experts_start(2, 3, random_state=0)
+
+
+def test_the_constants_of_the_ready_models_hold_and_are_not_idle():
+    for lower, theta in ready():
+        tightness = check_constants(lower, theta, n_steps=12).tightness
+        assert tightness["L"] > 0.3
+        assert tightness["LH"] > 0.02
+        assert tightness["mu"] > 0.05
+
+
+def test_off_the_support_of_a_sparse_problem_nothing_is_looked_at():
+    # The Hessian is the identity there, which says nothing of a problem whose scale is another.
+    rng = np.random.default_rng(0)
+    X = 1e-2 * rng.standard_normal((30, 5))
+    lower = SparseRegression(X, X @ np.array([1.0, 0, 0, 2, 0]))
+    report = check_constants(lower, np.array([-12.0]), np.array([[1.0, 0, 0, 2, 0]]))
+    assert report.seen["L"].max() < 1e-2
 
 
 def test_wrong_input_is_named():
