@@ -224,6 +224,22 @@ def test_the_curvature_met_lies_within_the_spectrum(rng):
     assert ((found.curvature_max <= 50 * (1 + 1e-12)) & (found.curvature_max > 10)).all()
 
 
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_the_curvature_is_that_of_the_directions(rng, preconditioned):
+    problem, quotients = Quadratics(spread(1, 30, 1e4), rng), []
+
+    def hvp(v, rows):
+        q = problem.hvp(v, rows)
+        quotients.append(((v * q).sum() / (v * v).sum()).item())
+        return q
+
+    scale = torch.from_numpy(1 + rng.random(30))
+    preconditioner = (lambda r, rows: r * scale) if preconditioned else None
+    found = batched_cg(hvp, problem.b, atol=1e-8, preconditioner=preconditioner)
+    assert_allclose(found.curvature_min, min(quotients), rtol=1e-9)
+    assert_allclose(found.curvature_max, max(quotients), rtol=1e-9)
+
+
 def test_says_when_it_was_stopped(rng):
     problem = Quadratics(spread(2, 50, 1e4), rng)
     found = batched_cg(problem.hvp, problem.b, atol=1e-9, max_iter=7)
