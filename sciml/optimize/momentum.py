@@ -36,7 +36,7 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
     ----------
     gradient : callable
         ``gradient(x, rows)`` returns the gradients, shape (k, ...), of the samples `rows`, int64 (k,), at `x`,
-        shape (k, ...).
+        shape (k, ...), in a tensor that the next call leaves as it is.
     x0 : torch.Tensor, shape (B, ...)
         Starting points; their dtype and device are those of the answer. Sums are made in float64 whatever it is.
     mu : float or torch.Tensor, shape (B,)
@@ -104,7 +104,7 @@ def nag(gradient, x0, *, mu, L, gtol, max_iter):
             cc = gg + gg_old - 2 * go
             low = torch.fmin(low, (sc + L * slack) / ss + blur / moved)
             excess = cc - 1.001 * L * sc
-            if float(excess.max()) > 0:
+            if not float(excess.max()) <= 0:  # nan, too: one sample's must not hide another's
                 across = (cc - 1e-15 * (gg + gg_old)).clamp(min=0).sqrt() - blur
                 along = sc + blur * moved
                 steep = torch.where(along > 0, across.clamp(min=0) ** 2 / along, across / moved)
