@@ -28,6 +28,8 @@ class Analysis:
         Channels K with a weight and a width of their own; None where all features share them.
     learned : bool
         Whether D depends on theta.
+    exact : bool
+        Whether the bounds of its norm were computed, and not given.
 
     Examples
     --------
@@ -38,6 +40,7 @@ class Analysis:
 
     n_channels: int | None = None
     learned = False
+    exact = True
 
     def check(self, shape):
         """Raise an error where the operator does not suit samples of a shape.
@@ -229,6 +232,8 @@ class Bound:
 class _Given(Analysis, Bound):
     """A fixed operator given by two functions on batches, and a bound of its norm."""
 
+    exact = False
+
     def __init__(self, forward, adjoint, norm):
         self._forward, self._adjoint, self.norm = forward, adjoint, norm
 
@@ -251,6 +256,8 @@ class _Given(Analysis, Bound):
 
 class _Matrix(_Given):
     """A fixed linear operator of this library, applied to samples as vectors."""
+
+    exact = True
 
     def __init__(self, operator, norm=None):
         self.operator = operator

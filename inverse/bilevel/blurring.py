@@ -12,10 +12,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 
 from sciml.exceptions import InvalidInputError
-from sciml.inverse.bilevel.filters import unpad
+from sciml.inverse.bilevel.borders import BOUNDARIES, pad, unpad
 from sciml.inverse.bilevel.measurements import Measurement
 from sciml.linalg.arrays import enter
 from sciml.validation import check_option
@@ -49,7 +48,7 @@ class Blur(Measurement):
     """
 
     def __init__(self, kernel, boundary="reflect"):
-        self.boundary = check_option("boundary", boundary, ("reflect", "periodic"))
+        self.boundary = check_option("boundary", boundary, BOUNDARIES)
         (kernel,), _ = enter(kernel, names=("kernel",))
         if kernel.ndim != 2 or not all(n % 2 for n in kernel.shape):
             raise InvalidInputError(
@@ -178,7 +177,7 @@ class Blur(Measurement):
     def _correlate(self, x, shape, entries):
         r, s = shape
         H, W = x.shape[-2:]
-        wide = F.pad(x[:, None], (s // 2, s // 2, r // 2, r // 2), mode=_MODES[self.boundary])[:, 0]
+        wide = pad(x, r // 2, s // 2, self.boundary)
         out = torch.zeros_like(x)
         for (i, j), c in entries:
             out.add_(wide[:, i : i + H, j : j + W], alpha=c)
@@ -191,9 +190,6 @@ class Blur(Measurement):
         for (i, j), c in entries:
             wide[:, i : i + H, j : j + W].add_(z, alpha=c)
         return unpad(unpad(wide, -1, s // 2, self.boundary), -2, r // 2, self.boundary)
-
-
-_MODES = {"reflect": "reflect", "periodic": "circular"}
 
 
 def _stages(kernel):

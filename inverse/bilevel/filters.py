@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from sciml.exceptions import InvalidInputError
 from sciml.inverse.bilevel.analysis import Analysis, Bound
+from sciml.inverse.bilevel.borders import BOUNDARIES, pad, unpad
 from sciml.linalg.arrays import enter
 from sciml.random import generator, normal
 from sciml.validation import check_number, check_option
@@ -32,7 +33,6 @@ __all__ = ["Filters", "xavier_filters"]
 _TEMPORARY = 2**20
 # Images of at most so many pixels are left to torch's transposed convolution in float64.
 _SMALL = 48**2
-_PADDING = {"reflect": "reflect", "periodic": "circular"}
 
 
 class Filters(Analysis):
@@ -72,7 +72,7 @@ class Filters(Analysis):
         if (kernels is None) == (index is None):
             raise InvalidInputError("kernels or index must be given, and not both. Pass fixed kernels (K, s, s), or "
                                     "index=slice(first, last) with n_filters and size.")  # fmt: skip
-        self.boundary = check_option("boundary", boundary, _PADDING)
+        self.boundary = check_option("boundary", boundary, BOUNDARIES)
         self.learned = kernels is None
         if self.learned:
             self.n_channels = check_number("n_filters", n_filters, low=1, integer=True)
@@ -267,7 +267,7 @@ class _BoundFilters(Bound):
     # ------------------------------------------------------------ the border
 
     def _pad(self, x):
-        return F.pad(x[:, None], (self.p,) * 4, mode=_PADDING[self.bank.boundary]) if self.p else x[:, None]
+        return pad(x, self.p, self.p, self.bank.boundary)[:, None]
 
     def _fold(self, wide):
         """Add what lies beyond the border to where it was taken from: the transpose of `_pad`."""
@@ -293,45 +293,6 @@ def _highest(product, v, n_steps):
         T[k, k + 1] = T[k + 1, k] = length
         v = w / length
     return float(torch.linalg.eigvalsh(T[: k + 1, : k + 1])[-1])
-
-
-def unpad(wide, axis, p, boundary):
-    """Add the p entries beyond each end of an axis to the entries that padding took them from.
-
-    Parameters
-    ----------
-    wide : torch.Tensor, shape (..., n + 2 p, ...)
-        Is left alone.
-    axis : int
-        The axis.
-    p : int
-        Entries beyond each end, less than n for a mirrored border.
-    boundary : {"reflect", "periodic"}
-        As the padding was.
-
-    Returns
-    -------
-    torch.Tensor, shape (..., n, ...)
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sciml.inverse.bilevel.filters import unpad
-    >>> unpad(torch.tensor([1.0, 0.0, 0.0, 0.0, 2.0]), 0, 1, "reflect")
-    tensor([0., 3., 0.])
-    """
-    n = wide.shape[axis] - 2 * p
-    inner = wide.narrow(axis, p, n).clone()
-    if p == 0:
-        return inner
-    low, high = wide.narrow(axis, 0, p), wide.narrow(axis, p + n, p)
-    if boundary == "periodic":
-        inner.narrow(axis, n - p, p).add_(low)
-        inner.narrow(axis, 0, p).add_(high)
-    else:
-        inner.narrow(axis, 1, p).add_(low.flip(axis))
-        inner.narrow(axis, n - 1 - p, p).add_(high.flip(axis))
-    return inner
 
 
 def xavier_filters(n_filters, size, random_state=0):

@@ -32,6 +32,8 @@ class Measurement:
         Samples, where each has an operator of its own.
     shape, data_shape : tuple of int or None
         Shapes of one sample's x and data, once they are known.
+    exact : bool
+        Whether the bounds of its spectrum were computed, and not given.
 
     Examples
     --------
@@ -44,6 +46,7 @@ class Measurement:
     n_samples: int | None = None
     shape: tuple | None = None
     data_shape: tuple | None = None
+    exact = True
 
     def on(self, shape):
         """Return the operator for samples of a shape.
@@ -318,6 +321,8 @@ class Mask(Measurement):
 class _General(Measurement):
     """An operator given by two functions on batches, or a linear operator on vectors."""
 
+    exact = False
+
     def __init__(self, forward, adjoint, spectrum, data=None):
         self._forward, self._adjoint, self._data = forward, adjoint, data
         self._low, self._high = spectrum
@@ -350,7 +355,7 @@ class _Operator(_General):
     def __init__(self, operator, spectrum):
         self.operator = operator
         if spectrum is None:
-            spectrum = (0.0, None)
+            self.exact, spectrum = True, (0.0, None)
             if operator.shape[1] <= _DENSE:
                 A = operator.to_dense()
                 s = torch.linalg.svdvals(torch.as_tensor(A).to(torch.float64)) ** 2

@@ -26,6 +26,7 @@ import torch
 from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.inverse.bilevel.lower import Constants, Lower
 from sciml.inverse.bilevel.measurements import as_measurement
+from sciml.inverse.bilevel.potentials import find_potential
 from sciml.inverse.bilevel.structured_point import StructuredPoint
 from sciml.inverse.bilevel.terms import BoundTerm, Term
 from sciml.linalg.arrays import enter
@@ -81,8 +82,6 @@ class StructuredLower(Lower):
     tensor([[ 0.,  0., -3.]], dtype=torch.float64)
     """
 
-    exact = True
-
     def __init__(self, A, y, terms, mu0=0.0, *, shape=None, spectrum=None):
         (y,), _ = enter(y, names=("y",))
         if y.ndim < 2 or y.numel() == 0:
@@ -114,6 +113,9 @@ class StructuredLower(Lower):
             )
         for term in self.terms:
             term.D.check(self.shape)
+        # A potential of somebody else's comes with bounds of somebody else's.
+        own = all(type(term.potential).__module__ == find_potential.__module__ for term in self.terms)
+        self.exact = own and self.A.exact and all(term.D.exact for term in self.terms)
         self.quadratic = all(term.potential.bounds[1] == 0 for term in self.terms)
         self._cache_terms = self._cache_constants = self._cache_data = None
         _keep_memory()

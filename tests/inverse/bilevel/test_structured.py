@@ -94,7 +94,7 @@ def test_derivatives_hold_at_a_constant_sample_too(name):
 def test_constants_are_never_contradicted(name):
     case = CASES[name]
     known = case.lower.constants(case.theta, IDX)
-    assert case.lower.exact
+    assert case.lower.exact == (name not in ("functions", "several terms"))  # which hold bounds that were given
     # Where the features vanish the potentials are steepest, so this is where L is tight.
     for scale in (0.0, 0.1, 1.0):
         point = case.lower.at(scale * case.x, case.theta, IDX, Counter())
