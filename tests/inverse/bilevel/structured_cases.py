@@ -14,7 +14,7 @@ Y = normal(generator(1), (B, H, W))
 IDX = torch.arange(B)
 KERNEL = normal(generator(2), (3, 5))
 FACTORS = torch.outer(torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0.1, 0.6, 0.3])).double()
-MASKS = (normal(generator(3), (B, H, W)) > 0).double()
+MASKS = normal(generator(3), (B, H, W)).clamp_min(0)
 FIXED = normal(generator(4), (2, 3, 3))
 MATRIX = normal(generator(5), (10, H * W))
 
