@@ -79,16 +79,17 @@ def markdown_to_rst(app, relative_path, parent_docname, content):
     content[0] = "\n".join(lines)
 
 
-def absolute_values(app, what, name, obj, options, lines):
-    """Keep |r| in a docstring what its author meant, an absolute value, and not a substitution of reStructuredText."""
+def plain_bars_and_stars(app, what, name, obj, options, lines):
+    """Keep |r|, an absolute value, and (B, *shape) what their author meant, and no markup of reStructuredText."""
     for number, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             parts = re.split(r"(``.*?``|`.*?`)", line)  # words and code in turn
             parts[::2] = [re.sub(r"\|(\S|\S[^|]*\S)\|", r"\|\1\|", words) for words in parts[::2]]
+            parts[::2] = [re.sub(r"(?<=, )\*(?=\w+[,)])", r"\*", words) for words in parts[::2]]
             lines[number] = "".join(parts)
 
 
 def setup(app):
     """Connect the functions above."""
     app.connect("include-read", markdown_to_rst)
-    app.connect("autodoc-process-docstring", absolute_values, priority=900)  # after numpydoc
+    app.connect("autodoc-process-docstring", plain_bars_and_stars, priority=900)  # after numpydoc
