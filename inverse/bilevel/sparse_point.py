@@ -128,7 +128,8 @@ class SparsePoint(Point):
         self._supports = [torch.nonzero(m)[:, 0] for m in mask]
         self._parts = [None] * len(x)
         count.lower += work[0]
-        _warn_of_ties(alpha, slope, mask)
+        if model.warn_of_ties:
+            _warn_of_ties(alpha, slope, mask)
         values = None
         if value:
             # Quadratics by X^T X leave out what does not depend on x.

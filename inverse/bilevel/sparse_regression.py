@@ -98,6 +98,8 @@ class _Sparse(Lower):
     """Solve, linearise and bound; see `SparseRegression`."""
 
     exact = True
+    # Off where a kink may well be the minimum that is looked for.
+    warn_of_ties = True
 
     def penalties(self, theta):
         """Return alpha and rho, (p,) each, in the dtype of the data."""
