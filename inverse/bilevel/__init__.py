@@ -34,6 +34,8 @@ from sciml.inverse.bilevel.maps import Exp as Exp
 from sciml.inverse.bilevel.measurements import Mask as Mask
 from sciml.inverse.bilevel.result import BilevelResult as BilevelResult
 from sciml.inverse.bilevel.solve import learn_hyperparameters as learn_hyperparameters
+from sciml.inverse.bilevel.sparse_regression import SparseRegression as SparseRegression
+from sciml.inverse.bilevel.sparse_regression import alpha_max as alpha_max
 from sciml.inverse.bilevel.stochastic import Stochastic as Stochastic
 from sciml.inverse.bilevel.structured import StructuredLower as StructuredLower
 from sciml.inverse.bilevel.terms import Term as Term
@@ -41,7 +43,15 @@ from sciml.inverse.bilevel.upper import SquaredError as SquaredError
 from sciml.inverse.bilevel.upper import UpperLoss as UpperLoss
 
 # scikit-learn is loaded with the estimators, not with the functions.
-_ESTIMATORS = {"FieldsOfExperts": "imaging_estimator", "LearnedTV": "imaging_estimator"}
+_ESTIMATORS = {
+    "BilevelElasticNet": "sparse_estimator",
+    "BilevelLasso": "sparse_estimator",
+    "BilevelLogistic": "logistic_estimator",
+    "BilevelRidge": "ridge_estimator",
+    "DataCleaner": "cleaning_estimator",
+    "FieldsOfExperts": "imaging_estimator",
+    "LearnedTV": "imaging_estimator",
+}
 
 
 def __getattr__(name):
