@@ -16,7 +16,10 @@ from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.linalg.operators import LinearOperator
 from sciml.validation import check_number
 
-__all__ = ["Analysis", "Bound", "as_analysis"]
+__all__ = ["ALIGNMENT", "Analysis", "Bound", "aligned", "apply_rows", "as_analysis"]
+
+# Bytes at whose multiples torch's memory begins.
+ALIGNMENT = 64
 
 
 class Analysis:
@@ -308,7 +311,33 @@ def apply_rows(product, rows):
     >>> apply_rows(lambda column: 2 * column, torch.ones(1, 2))
     tensor([[2., 2.]])
     """
-    return torch.stack([product(row[:, None])[:, 0] for row in rows])
+    return torch.stack([product(aligned(row)[:, None])[:, 0] for row in rows])
+
+
+def aligned(t):
+    """Return a tensor at the start of a block of memory; itself, if it is there already.
+
+    Matrix products round differently for other alignments, so that without this the bits of a sample would depend on
+    its place in the batch.
+
+    Parameters
+    ----------
+    t : torch.Tensor, any shape
+        Is left alone.
+
+    Returns
+    -------
+    torch.Tensor, shape of `t`
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sciml.inverse.bilevel.analysis import aligned
+    >>> aligned(torch.arange(3.0)[1:]).data_ptr() % 64
+    0
+    """
+    there = t.is_cuda or (t.is_contiguous() and t.data_ptr() % ALIGNMENT == 0)
+    return t if there else t.clone(memory_format=torch.contiguous_format)
 
 
 def as_analysis(D):

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from sciml.exceptions import InvalidInputError
-from sciml.inverse.bilevel.analysis import Analysis, Bound
+from sciml.inverse.bilevel.analysis import ALIGNMENT, Analysis, Bound, aligned
 from sciml.inverse.bilevel.borders import BOUNDARIES, pad, unpad
 from sciml.linalg.arrays import enter
 from sciml.random import generator, normal
@@ -157,13 +157,22 @@ class _BoundFilters(Bound):
         self.shape = tuple(like.shape[-2:])
 
     def forward(self, x):
-        return F.conv2d(self._pad(x), self.c[:, None])
+        wide = self._pad(x)
+        if self._even(x):
+            return F.conv2d(wide, self.c[:, None])
+        out = x.new_empty(len(x), self.K, *x.shape[-2:])
+        for image, t in zip(wide, out, strict=True):
+            t.copy_(F.conv2d(aligned(image), self.c[:, None]))
+        return out
 
     def adjoint(self, u):
         H, W = u.shape[-2:]
+        even = self._even(u)
         # The choice may depend on the size of an image, but not on how many there are, for the sake of equal bits.
         if u.is_cuda or u.dtype == torch.float64 and H * W <= _SMALL:
-            return self._fold(F.conv_transpose2d(u, self.c[:, None])[:, 0])
+            parts = [u] if even or not len(u) else [aligned(u[i : i + 1]) for i in range(len(u))]
+            wide = torch.cat([F.conv_transpose2d(part, self.c[:, None])[:, 0] for part in parts])
+            return self._fold(wide)
         # A product for each image, since one for all rounds differently in other batches. On larger images torch's own
         # transpose takes a third longer, and in float32 five times as long on images of any size.
         group, rows = max(1, _TEMPORARY // (self.s**2 * H * W)), self.c.reshape(self.K, -1).T.contiguous()
@@ -172,13 +181,23 @@ class _BoundFilters(Bound):
             some = u[start : start + group]
             shifted = u.new_empty(len(some), self.s**2, H * W)
             for each, out in zip(some, shifted, strict=True):
-                torch.mm(rows, each.reshape(self.K, -1), out=out)
+                each = aligned(each.reshape(self.K, -1))
+                torch.mm(rows, each, out=out) if even else out.copy_(torch.mm(rows, each))
             shifted = shifted.view(len(some), self.s, self.s, H, W)
             part = wide[start : start + group]
             for i in range(self.s):
                 for j in range(self.s):
                     part[:, i : i + H, j : j + W] += shifted[:, i, j]
         return self._fold(wide)
+
+    def _even(self, like):
+        """Return whether every image of a batch begins where memory is aligned as for the first.
+
+        Products of matrices round differently where it is not, which would let a sample's place in its batch show.
+        """
+        H, W = like.shape[-2:]
+        sizes = (H * W, (H + 2 * self.p) * (W + 2 * self.p))
+        return like.is_cuda or all(n * like.element_size() % ALIGNMENT == 0 for n in sizes)
 
     def curve(self, v, prepared, out):
         (kappa,) = prepared
@@ -214,7 +233,7 @@ class _BoundFilters(Bound):
                 wide = self._pad(x[i : i + 1])[0, 0]
                 a, b = wide.stride()
                 shifted = wide.as_strided((self.s, self.s, H, W), (a, b, a, b)).reshape(self.s**2, H * W)
-                total = total + (u[i].reshape(self.K, -1) @ shifted.T).to(torch.float64)
+                total = total + (aligned(u[i].reshape(self.K, -1)) @ shifted.T).to(torch.float64)
             grads.append(self.bank._centred(total.view(self.K, self.s, self.s)).reshape(-1))
         out = torch.zeros(len(grads), len(self.theta), dtype=torch.float64, device=self.c.device)
         out[:, self.bank.index] = torch.stack(grads)

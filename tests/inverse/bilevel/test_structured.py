@@ -224,6 +224,25 @@ def test_a_sample_has_the_same_bits_in_every_batch(name):
             assert torch.equal(a, b[rows])
 
 
+@pytest.mark.parametrize("side", [33, 50])
+@pytest.mark.parametrize("size", [5, 7])
+def test_images_of_odd_sizes_have_the_same_bits_in_every_batch(side, size):
+    """Their memory begins at another alignment for each place in a batch, which matrix products notice."""
+    y = normal(generator(22), (4, side, side + 2))
+    lower = StructuredLower(None, y, foe_terms(3, size))
+    theta, idx, one = 0.3 * normal(generator(23), 7 + 3 * size**2), torch.arange(4), [slice(i, i + 1) for i in range(4)]
+    whole = lower.at(y, theta, idx, Counter())
+    for place in (1, 3):
+        part = lower.at(y[place : place + 1], theta, idx[place : place + 1], Counter())
+        here, own = slice(place, place + 1), y[place : place + 1]
+        assert torch.equal(part.gradient, whole.gradient[here])
+        assert torch.equal(part.hvp(own), whole.hvp(y)[here])
+        assert torch.equal(part.cross(theta), whole.cross(theta)[here])
+        assert torch.equal(part.cross_adjoint(own, one[:1]), whole.cross_adjoint(y, one)[here])
+        for a, b in zip(part.third(own, own, one[:1]), whole.third(y, y, one), strict=True):
+            assert torch.equal(a, b[here])
+
+
 def test_rows_given_out_of_order_are_honoured():
     case = CASES["tv"]
     point = case.lower.at(case.x, case.theta, IDX, Counter())
