@@ -342,10 +342,11 @@ def _slope_noise(now, move):
 def _sharpened(search, now, noise, pred, bar):
     """Return the present level computed more exactly where a step needs it, None where it does not."""
     ev, level = search.evaluator, now.level
-    if bar <= 0.1 * pred and noise <= _SLOPE * pred:
+    blurred = bar > max(0.1 * pred, 2 * ev.grain(level))
+    if not blurred and noise <= _SLOPE * pred:
         return None
     eps, delta = level.eps, torch.minimum(level.delta, 0.1 * level.gg_norm)
-    if bar > 0.1 * pred:
+    if blurred:
         eps = torch.minimum(ev.eps_for(level, 0.05 * pred), 0.5 * eps)
         delta = torch.minimum(delta, 0.02 * pred / eps.clamp_min(1e-300))
     if noise > _SLOPE * pred:
@@ -365,7 +366,8 @@ def _sharpened(search, now, noise, pred, bar):
 
 
 def _at_floor(ev, level):
-    return bool((level.eps <= 2 * ev.eps_floor(level)).all())
+    """Return whether nothing but rounding is left of a level's errors."""
+    return bool((level.eps <= 2 * ev.eps_floor(level)).all()) or ev.value(level)[1] <= 2 * ev.grain(level)
 
 
 def _row_dots(u, v):

@@ -57,7 +57,7 @@ class Level:
         The hyperparameters, always on the CPU, as z and all that has no axis of samples.
     parts : dict of torch.Tensor, first axis B
         x, G, G_norm, eps, mu, L, LH, LJ, g, gg (gradient of g), gg_norm, Lg, Lt, and after the adjoint q, q_norm,
-        delta, c, b1, b1e; NaN stands for an unknown constant.
+        delta, c, b1, b1e, grain; NaN stands for an unknown constant.
     z : torch.Tensor, shape (n,), float64, or None
         The hypergradient.
     points : list
@@ -384,6 +384,21 @@ class Evaluator:
             rigorous = plain_known
         return torch.where(better, level.c, level.g), torch.where(better, corrected, level.b0), rigorous
 
+    def grain(self, level):
+        """Return the part of the bar of a value that is rounding, which no refinement shortens.
+
+        Parameters
+        ----------
+        level : Level
+            With or without adjoint.
+
+        Returns
+        -------
+        float
+        """
+        rounding = level.parts.get("grain", level.noise)
+        return float(rounding.mean()) + 8 * torch.finfo(torch.float64).eps * float(level.g.abs().mean())
+
     def sound(self, level):
         """Return whether the constants of a level were given, and nothing seen contradicts them.
 
@@ -704,7 +719,7 @@ def _adjoint_chunk(lower, upper, item):
     b1e = value_bar_estimated(delta, eps, Lg) + rounding
     seen = {}
     _contradict(seen, "mu", (got.curvature_min / mu).min(), item)
-    out = {"q": q, "q_norm": q_norm, "delta": delta, "c": c, "b1": b1 + rounding, "b1e": b1e}
+    out = {"q": q, "q_norm": q_norm, "delta": delta, "c": c, "b1": b1 + rounding, "b1e": b1e, "grain": rounding}
     n_cg = int(got.n_iter.max()) if got.n_iter.numel() else 0
     return {**out, "count": count.as_dict(), "point": point, "n_cg": n_cg, "seen": seen}
 

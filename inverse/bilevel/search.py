@@ -86,8 +86,12 @@ class Search:
     best: Snapshot | None = None
 
     def clip(self, theta):
-        """Return theta projected on its bounds."""
-        return torch.minimum(torch.maximum(theta, self.low), self.high)
+        """Return theta projected on its bounds, and on a bound where rounding keeps it off."""
+        theta = torch.minimum(torch.maximum(theta, self.low), self.high)
+        for bound in (self.low, self.high):
+            near = (theta - bound).abs() <= 4 * torch.finfo(theta.dtype).eps * bound.abs()
+            theta = torch.where(near & torch.isfinite(bound), bound, theta)
+        return theta
 
     def free(self, theta, z):
         """Return which components may move against z."""
