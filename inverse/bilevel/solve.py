@@ -215,6 +215,7 @@ def learn_hyperparameters(
         callback=_after(len(rows), callback),
         on_failure="ignore",
         progress=progress,
+        dtype="float64",  # a step is no array; to ask what it is would write it down, which takes longer than a step
     )
     status, reason = _ending(search, loop)
     result = _result(search, loop, status, reason, options, leave, verify, rows)
@@ -412,10 +413,11 @@ def _replayed(search, rows, steps, options):
         return (yield from steps(search, options))
     except BudgetReached as end:
         return search.finish("budget", f"{end}: raise it, or loosen tol")
-    except NotFinite:
+    except NotFinite as met:
         if not search.rows:
             raise InvalidInputError(
-                "theta0 must be a point where energy and loss are finite; got NaN or infinity there. Start "
+                str(met)
+                or "theta0 must be a point where energy and loss are finite; got NaN or infinity there. Start "
                 "elsewhere, or check the scale of the inputs."
             ) from None
         return search.finish("not_finite", "the energy or the loss became NaN or infinite near the last theta")
