@@ -14,6 +14,7 @@ References  Salehi, Mukherjee, Roberts, Ehrhardt, An adaptively inexact first-or
 
 from __future__ import annotations
 
+import math
 import numbers
 from dataclasses import dataclass
 
@@ -23,6 +24,10 @@ from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.validation import check_number
 
 __all__ = ["Constants", "Lower", "LowerProblem", "Point"]
+
+
+class NotFinite(InvalidInputError):
+    """An energy, a loss or a constant is NaN or infinite at this theta: a search turns it down."""
 
 
 @dataclass(frozen=True)
@@ -557,7 +562,8 @@ def _checked(name, value, positive):
     if bool(bad.any()):
         first = float(value.reshape(-1)[int(bad.reshape(-1).nonzero()[0])])
         rule = "above 0" if positive else "at least 0"
-        raise InvalidInputError(
+        kind = InvalidInputError if math.isfinite(first) else NotFinite
+        raise kind(
             f"{name} must be finite and {rule}; got {first}. It bounds the curvature of h as it is differentiated; "
             "pass None where it is unknown."
         )
