@@ -89,6 +89,11 @@ def _minimised(energy, x):
     return x
 
 
+def _products(A, x):
+    """A x for each sample, by sums whose bits do not depend on how many samples there are."""
+    return (A * x[:, None]).sum(2)
+
+
 def least_squares(seed=3, B=3, d=5, n=2, condition=20.0, noise=0.3, scale=1.0):
     """h = x' A x / 2 - x' (C theta + b): x is linear in theta, so that the best theta is known by least squares."""
     rng = np.random.default_rng(seed)
@@ -102,36 +107,38 @@ def least_squares(seed=3, B=3, d=5, n=2, condition=20.0, noise=0.3, scale=1.0):
     A, C, b = (torch.from_numpy(part) for part in (A, scale * C, scale * b))
 
     def h(x, theta, idx):
-        return 0.5 * torch.einsum("bi,bij,bj->b", x, A[idx].to(x), x) - (x * (C[idx] @ theta.to(C) + b[idx])).sum(1)
+        pull = _products(C[idx], theta.to(C).expand(len(x), n)) + b[idx]
+        return (x * (0.5 * _products(A[idx].to(x), x) - pull)).sum(1)
 
     constants = {"mu": 1 - 1e-9, "L": condition * (1 + 1e-9), "LH": 0.0, "LJ": 0.0}
     case = Case(h, constants, LowerProblem(h, **constants), SquaredError(scale * x_true), np.zeros((B, d)), n, best)
     return case, (M.reshape(-1, n), (x_true - c).ravel())
 
 
-_CURVATURES = {"logistic": (0.25, 1 / (6 * math.sqrt(3))), "logcosh": (1.0, 4 / (3 * math.sqrt(3)))}
+# Largest second and third derivatives of the losses of a row.
+_CURVATURES = {"logistic": (0.25, 1 / (6 * math.sqrt(3))), "huber": (1.0, 1.5 / 1.25**2.5)}
 
 
-def regression(kind="logcosh", seed=0, B=3, d=4, n=2, rows=12, feels_theta=False, r=None):
+def regression(kind="huber", seed=0, B=3, d=4, n=2, rows=12, feels_theta=False, r=None):
     """Mean of a convex loss of rows and a ridge exp(theta) for each of n groups; half a squared error held out."""
     rng = np.random.default_rng(seed)
     A, V = (torch.from_numpy(rng.standard_normal((B, rows, d))) for _ in range(2))
     w = torch.from_numpy(rng.standard_normal((B, d)))
-    score, group = torch.einsum("bij,bj->bi", A, w), torch.arange(d) % n
+    score, group = _products(A, w), torch.arange(d) % n
     y = score + torch.from_numpy(rng.standard_normal((B, rows)))
-    target = torch.einsum("bij,bj->bi", V, w) + 0.5 * torch.from_numpy(rng.standard_normal((B, rows)))
+    target = _products(V, w) + 0.5 * torch.from_numpy(rng.standard_normal((B, rows)))
 
     def losses(u, idx):
         if kind == "logistic":
             return torch.nn.functional.softplus(-torch.sign(y[idx]) * u)
-        return torch.nn.functional.softplus(-2 * (u - y[idx])) + (u - y[idx]) - math.log(2)
+        return torch.sqrt(1 + (u - y[idx]) ** 2)
 
     def h(x, theta, idx):
-        fit = losses(torch.einsum("bij,bj->bi", A[idx], x), idx).mean(1)
+        fit = losses(_products(A[idx], x), idx).mean(1)
         return fit + 0.5 * (torch.exp(theta[group]) * x**2).sum(1)
 
     def g(x, theta, idx):
-        miss = torch.einsum("bij,bj->bi", V[idx], x) - target[idx]
+        miss = _products(V[idx], x) - target[idx]
         return 0.5 * ((miss - theta[0] if feels_theta else miss) ** 2).mean(1)
 
     second, third = _CURVATURES[kind]
