@@ -205,7 +205,7 @@ def learn_hyperparameters(
         rows = _prepare_checkpoint(search, Path(checkpoint), resume, options, lower, upper)
     elif resume:
         raise InvalidInputError("resume needs a checkpoint to resume from; got checkpoint=None. Pass its path.")
-    if check and not rows and not lower.exact:
+    if check and search.saved is None and not lower.exact:
         _check_start(search)
     loop = run(
         _replayed(search, rows, steps, options),
