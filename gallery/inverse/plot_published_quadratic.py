@@ -6,7 +6,7 @@ true value fell. Its authors show it on a quadratic problem of ten hyperparamete
 repeat that experiment from three first accuracies, and let `sciml.learn_hyperparameters` choose its own method beside
 it, which proves its steps as well. All bars hold. But steps along the gradient, proved or not, creep along a valley
 four hundred times longer than wide, and the accuracy that they start from hardly matters. Steps that know the curvature
-are at the bottom after some two hundred units of work.
+are at the bottom after a hundred units of work, or two.
 """
 
 # %%
@@ -70,7 +70,8 @@ for name, (method, *_) in methods.items():
     options = {"x0": x2[None], "method": method, "max_units": 2000, "max_iter": 3000, "on_failure": "ignore"}
     results[name] = result = learn_hyperparameters(lower, upper, np.ones(10), **options)
     gaps[name] = np.array([0.5 * np.linalg.norm(k - K @ theta) ** 2 / best - 1 for theta in result.thetas])
-    print(f"{name}: {result.status}, certified {result.certified}, {gaps[name][-1]:.1e} above the best")
+    work = f"{result.status} after {result.n_units:.0f} units, certified {result.certified}"
+    print(f"{name}: {work}, {gaps[name][-1]:.1e} above the best")
 
 # %%
 # Value against work
