@@ -157,9 +157,13 @@ def _fold(X, t, reduce):
     if reduce and n_rows > p:
         R = torch.linalg.qr(torch.cat([X, t[:, None]], 1), mode="r").R
         X, t, rest = R[:p, :p].contiguous(), R[:p, p].contiguous(), float(R[p, p]) ** 2
-    singular = torch.linalg.svdvals(X.double())
-    top = float(singular[0])
+    A = X.double()
+    if len(X) < p:
+        # The smallest is zero, and the largest does not mind being squared.
+        top, low = float(torch.linalg.eigvalsh(A @ A.mT)[-1]) ** 0.5, 0.0
+    else:
+        singular = torch.linalg.svdvals(A)
+        top, low = float(singular[0]), float(singular[-1])
     # Computed singular values are off by about eps times the largest; the bounds are moved outwards by more than that.
     slack = 4 * max(X.shape) * torch.finfo(torch.float64).eps * top
-    low = max(0.0, float(singular[-1]) - slack) if len(X) >= p else 0.0
-    return Fold(X.contiguous(), t, n_rows, (top + slack) ** 2, low**2, longest, rest)
+    return Fold(X.contiguous(), t, n_rows, (top + slack) ** 2, max(0.0, low - slack) ** 2, longest, rest)

@@ -15,14 +15,15 @@ References  Q. Bertrand et al., Implicit differentiation for fast hyperparameter
 
 from __future__ import annotations
 
+import math
 import warnings
 
+import numpy as np
 import torch
 
 from sciml.exceptions import ConditioningWarning, ConvergenceWarning
 from sciml.inverse.bilevel.lower import Point
 from sciml.iterate import caller_level
-from sciml.optimize import soft_threshold
 
 __all__ = ["Look", "SparsePoint"]
 
@@ -39,52 +40,57 @@ class Look:
         The problem.
     i : int
         Number of the sample.
-    x : torch.Tensor, shape (p,)
+    x : ndarray, shape (p,)
         Where.
-    rho : torch.Tensor, shape (p,)
+    rho : ndarray, shape (p,)
         Quadratic penalties.
     work : list of float
         Its entry grows by the multiplications done over those of one gradient.
     """
 
     def __init__(self, model, i, x, rho, work):
-        self.loss, self.fold, self.columns = model.loss, model.folds[i], model.columns[i]
-        self.gram, self.norms = None if model.gram is None else model.gram[i], model.norms[i]
+        self.loss, self.fold, data = model.loss, model.folds[i], model.data[i]
+        self.columns, self.gram, self.norms, self.targets = data.columns, data.gram, data.norms, data.targets
         self.x, self.rho, self.work = x, rho, work
-        self.full = 2 * self.columns.numel()
         p, m = self.columns.shape
-        S = torch.nonzero(x)[:, 0]
+        self.full = 2 * p * m
+        self.S = np.flatnonzero(x)
         if self.gram is not None:
-            data = x[S] @ self.gram[S] - model.linear[i]
-            self.value = float(0.5 * (x @ (data - model.linear[i])))
-            self._count(len(S) * p)
+            slope = x[self.S] @ self.gram[self.S] - data.linear
+            self.value = 0.5 * float(x @ (slope - data.linear))
+            self._count(len(self.S) * p)
         else:
-            z = x[S] @ self.columns[S]
-            self.state = self.loss.state(z)
-            self.value = float(self.loss.value(z, self.fold.t).sum()) / self.fold.n_rows
-            data = self.columns @ self.loss.slope(z, self.fold.t, self.state) / self.fold.n_rows
-            self._count((len(S) + p) * m)
-        self.data = data
-        self.value += 0.5 * float((rho * x * x).sum())
-        self.gradient = data + rho * x
+            z = x[self.S] @ self.columns[self.S]
+            if self.loss.name == "squared":
+                e = z - self.targets
+                self.value = 0.5 * float(e @ e) / self.fold.n_rows
+            else:
+                z = torch.from_numpy(z)
+                t = torch.from_numpy(self.targets)
+                self.state = self.loss.state(z)
+                self.value = float(self.loss.value(z, t).sum()) / self.fold.n_rows
+                e = self.loss.slope(z, t, self.state).numpy()
+            slope = self.columns @ e / self.fold.n_rows
+            self._count((len(self.S) + p) * m)
+        self.slope = slope
+        self.gradient = slope
+        if model.quadratic_part:
+            self.value += 0.5 * float(rho @ (x * x))
+            self.gradient = slope + rho * x
 
     def hessian(self, W):
         """Return the block of the Hessian for some unknowns; counted with the factor that it is wanted for."""
         w = len(W)
         if self.gram is not None:
-            H = self.gram[W][:, W]
+            H = self.gram[W[:, None], W]
         else:
             A = self.columns[W]
-            curved = A if self.loss.name == "squared" else self.loss.curve(self.state, A)
+            curved = A if self.loss.name == "squared" else self.loss.curve(self.state, torch.from_numpy(A)).numpy()
             H = A @ curved.T / self.fold.n_rows
             self._count(w * w * A.shape[1])
         self._count(w**3 / 6 + w * w)
-        return H + torch.diag(self.rho[W])
-
-    def residuals(self):
-        """Return the residuals t - X x of least squares."""
-        S = torch.nonzero(self.x)[:, 0]
-        return self.fold.t - self.x[S] @ self.columns[S]
+        H[np.arange(w), np.arange(w)] += self.rho[W]
+        return H
 
     def gap(self, alpha):
         """Return the duality gap of least squares, and the dual slopes X^T nu that belong to it.
@@ -92,21 +98,20 @@ class Look:
         With nu = s r / N it is a sum of terms that are 0 at the optimum each, so that nothing cancels:
         N / 2 (1 - s)^2 |r / N|^2 + sum_j [alpha |x| + rho x^2 / 2 + (|u| - alpha)_+^2 / (2 rho) - x u]_j, u = X^T nu.
         """
-        n, rho, slope = self.fold.n_rows, self.rho, -self.data
-        hard = (rho == 0) & (slope.abs() > alpha)
-        s = float((alpha / slope.abs())[hard].min()) if bool(hard.any()) else 1.0
+        n, x, rho, slope = self.fold.n_rows, self.x, self.rho, -self.slope
+        hard = (rho == 0) & (np.abs(slope) > alpha)
+        s = float((alpha[hard] / np.abs(slope[hard])).min(initial=1.0))
         u = s * slope
-        over = soft_threshold(u, alpha)
-        dual = torch.where(rho > 0, over**2 / (2 * rho), 0.0)
-        terms = alpha * self.x.abs() + 0.5 * rho * self.x**2 + dual - self.x * u
-        length = float((self.residuals() ** 2).sum()) / n**2
-        return 0.5 * n * (1 - s) ** 2 * length + terms.sum(), u
+        over = np.maximum(np.abs(u) - alpha, 0)
+        dual = np.where(rho > 0, over**2 / (2 * np.where(rho > 0, rho, 1)), 0.0)
+        terms = alpha * np.abs(x) + 0.5 * rho * x**2 + dual - x * u
+        residual = self.targets - x[self.S] @ self.columns[self.S]
+        return 0.5 * (1 - s) ** 2 * float(residual @ residual) / n + float(terms.sum()), u
 
     def may_live(self, alpha):
         """Return which unknowns may be nonzero at the minimiser: those that the gap does not exclude."""
         gap, u = self.gap(alpha)
-        radius = torch.sqrt(2 * gap.clamp_min(0) / self.fold.n_rows)
-        return u.abs() + self.norms.to(u) * radius >= alpha
+        return np.abs(u) + self.norms * math.sqrt(2 * max(gap, 0.0) / self.fold.n_rows) >= alpha
 
     def _count(self, multiplications):
         self.work[0] += multiplications / self.full
@@ -119,8 +124,9 @@ class SparsePoint(Point):
         self._model, self._count = model, count
         self._alpha, self._rho = model.penalties(theta)
         alpha, work = self._alpha, [0.0]
-        self._looks = [Look(model, i, x[j], self._rho, work) for j, i in enumerate(idx.tolist())]
-        slope = torch.stack([look.gradient for look in self._looks])
+        rho, plain = self._rho.cpu().numpy(), x.cpu().numpy()
+        self._looks = [Look(model, i, plain[j], rho, work) for j, i in enumerate(idx.tolist())]
+        slope = torch.from_numpy(np.stack([look.gradient for look in self._looks])).to(x)
         pulls = (x == 0) & (slope.abs() > alpha * (1 + _TIE))
         mask = (x != 0) | pulls | (alpha == 0)
         self._signs = torch.where(x != 0, torch.sign(x), -torch.sign(slope)) * mask
@@ -133,10 +139,7 @@ class SparsePoint(Point):
         values = None
         if value:
             # Quadratics by X^T X leave out what does not depend on x.
-            rest = [
-                f.rest + (float((f.t**2).sum()) if model.gram is not None else 0.0)
-                for f in (k.fold for k in self._looks)
-            ]
+            rest = [k.fold.rest + (float(k.targets @ k.targets) if k.gram is not None else 0.0) for k in self._looks]
             smooth = [k.value + 0.5 * c / k.fold.n_rows for k, c in zip(self._looks, rest, strict=True)]
             values = torch.tensor(smooth, dtype=x.dtype, device=x.device) + (alpha * x.abs()).sum(1)
         super().__init__(x, theta, idx, gradient, values, mask)
@@ -176,8 +179,9 @@ class SparsePoint(Point):
         in_x = torch.zeros_like(p)
         if self._model.loss.name != "squared":
             for j, (look, S) in enumerate(zip(self._looks, self._supports, strict=True)):
-                zp, zq = p[j, S] @ look.columns[S], q[j, S] @ look.columns[S]
-                in_x[j, S] = look.columns[S] @ look.loss.third(look.state, zp, zq) / look.fold.n_rows
+                columns = look.fold.X[:, S]
+                e = look.loss.third(look.state.to(p), columns @ p[j, S], columns @ q[j, S])
+                in_x[j, S] = columns.T @ e / look.fold.n_rows
         return in_x, self._gathered(0 * p, self._rho * self.mask * p * q, blocks)
 
     def norm_J(self):
@@ -212,7 +216,7 @@ class SparsePoint(Point):
 
 def _factored(look, S):
     """Return H_SS and its Cholesky factor, with a ridge where there is none."""
-    H = look.hessian(S)
+    H = torch.from_numpy(look.hessian(S.cpu().numpy())).to(S.device)
     if not len(S):
         return H, H
     scale = H.diagonal().clamp_min(torch.finfo(H.dtype).tiny)

@@ -35,8 +35,8 @@ from sciml.validation import check_number, check_option
 __all__ = ["SparseRegression", "alpha_max"]
 
 PENALTIES = ("lasso", "weighted-lasso", "elastic-net", "weighted-elastic-net")
-# Up to this many columns X^T X is formed once.
-_GRAM = 1000
+# Up to this many columns, and this many times as many as rows, X^T X is formed once.
+_GRAM, _WIDE = 1000, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +140,10 @@ class _Sparse(Lower):
     def gradient(self, x, theta, idx, count):
         """Return subgradients of least norm; see `Lower`."""
         alpha, rho = self.penalties(theta)
-        work = [0.0]
-        slopes = [Look(self, i, x[j], rho, work).gradient for j, i in enumerate(idx.tolist())]
+        rho, plain, work = rho.cpu().numpy(), x.detach().cpu().numpy(), [0.0]
+        slopes = [Look(self, i, plain[j], rho, work).gradient for j, i in enumerate(idx.tolist())]
         count.lower += work[0]
-        return l1_subgradient(torch.stack(slopes), x, alpha)
+        return l1_subgradient(torch.from_numpy(np.stack(slopes)).to(x), x, alpha)
 
     def at(self, x, theta, idx, count, value=False):
         """Return the linearisation on the support; see `Lower`."""
@@ -156,8 +156,8 @@ class _Sparse(Lower):
     def solve(self, x0, theta, idx, eps, count, max_iter):
         """Return the minimisers, to rounding whatever `eps` asks for; see `Lower`."""
         alpha, rho = self.penalties(theta)
-        numbers, work = idx.tolist(), [0.0]
-        scale = torch.stack([self._pull[i] for i in numbers])
+        rho, numbers, work = rho.cpu().numpy(), idx.tolist(), [0.0]
+        scale = torch.tensor([self.data[i].pull for i in numbers], dtype=torch.float64, device=x0.device)
         unit = torch.finfo(x0.dtype).eps
         got = l1_newton(
             lambda x, j: Look(self, numbers[j], x, rho, work),
@@ -168,7 +168,7 @@ class _Sparse(Lower):
         )
         mu, guess = self.constants(theta, idx).mu, False
         if mu is None:
-            mu, guess = self._curvatures(got, alpha, rho, numbers, work)
+            mu, guess = self._curvatures(got, alpha.cpu().numpy(), rho, numbers, work)
         count.lower += work[0]
         # Bad conditioning may keep the last digits; what counts is that the support is right.
         reached = got.converged | (got.gradient_norm <= unit**0.5 * scale)
@@ -177,15 +177,14 @@ class _Sparse(Lower):
     def _curvatures(self, got, alpha, rho, numbers, work):
         """Return the smallest eigenvalues where unknowns may differ from zero, (b,), and whether one is a guess."""
         mu, guess = [], self.loss.name != "squared"
-        for i, x in zip(numbers, got.x, strict=True):
+        for i, x in zip(numbers, got.x.cpu().numpy(), strict=True):
             look, alive = Look(self, i, x, rho, work), (x != 0) | (alpha == 0)
             if self.loss.name == "squared":
                 alive |= look.may_live(alpha)
-            W = torch.nonzero(alive)[:, 0]
-            H = look.hessian(W).double()
-            work[0] += 8 * len(W) ** 3 / 6 / look.full
-            values = torch.linalg.eigvalsh(H) if len(W) else torch.ones(1, dtype=torch.float64)
-            proven = float(values[0]) - 4 * len(H) * torch.finfo(x.dtype).eps * float(values[-1])
+            H = look.hessian(np.flatnonzero(alive)).astype(np.float64)
+            work[0] += 8 * len(H) ** 3 / 6 / look.full
+            values = np.linalg.eigvalsh(H) if len(H) else np.ones(1)
+            proven = float(values[0]) - 4 * len(H) * float(np.finfo(x.dtype).eps) * float(values[-1])
             floor = 1e-10 * float(values.mean())
             guess |= proven <= floor
             mu.append(max(proven, floor))
@@ -214,8 +213,10 @@ class _Sparse(Lower):
         """
         if self.loss.name != "squared":
             raise InvalidInputError(f"duality_gap needs loss='squared'; got {self.loss.name!r}.")
-        alpha, rho = self.penalties(theta)
-        return torch.stack([Look(self, i, x[j], rho, [0.0]).gap(alpha)[0] for j, i in enumerate(idx.tolist())])
+        alpha, rho = (penalty.cpu().numpy() for penalty in self.penalties(theta))
+        plain = x.detach().cpu().numpy()
+        gaps = [Look(self, i, plain[j], rho, [0.0]).gap(alpha)[0] for j, i in enumerate(idx.tolist())]
+        return torch.tensor(gaps, dtype=x.dtype, device=x.device)
 
     def to(self, device, dtype):
         """Return the problem with its data on a device in a dtype; see `Lower`."""
@@ -229,18 +230,26 @@ class _Sparse(Lower):
         return copy
 
     def _prepare(self):
-        """Form what depends on the data alone: columns as rows, X^T X where that is small, and slopes at zero."""
-        self.columns = [fold.X.T.contiguous() for fold in self.folds]
-        self.norms = [torch.linalg.vector_norm(columns.double(), dim=1) for columns in self.columns]
-        pairs = list(zip(self.columns, self.folds, strict=True))
+        """Form what depends on the data alone."""
+        self.data = [_Data(fold, self.loss) for fold in self.folds]
+        self.quadratic_part = self._rho > 0 or bool((self._of_rho >= 0).any())
+
+
+class _Data:
+    """The data of one sample in NumPy: columns as rows, X^T X where that is small, and the slope at zero."""
+
+    def __init__(self, fold, loss):
+        X, t = fold.X.cpu(), fold.t.cpu()
+        m, p = X.shape
+        self.columns, self.targets = X.T.contiguous().numpy(), t.numpy()
+        self.norms = np.linalg.norm(self.columns.astype(np.float64), axis=1)
         self.gram = self.linear = None
-        if self.loss.name == "squared" and self.n_features <= _GRAM:
-            self.gram = [c @ c.T / fold.n_rows for c, fold in pairs]
-            self.linear = [c @ fold.t / fold.n_rows for c, fold in pairs]
-        zero = [torch.zeros(len(fold.t), dtype=c.dtype, device=c.device) for c, fold in pairs]
-        slopes = [self.loss.slope(z, fold.t, self.loss.state(z)) for z, (_, fold) in zip(zero, pairs, strict=True)]
-        at_zero = [c @ e / fold.n_rows for (c, fold), e in zip(pairs, slopes, strict=True)]
-        self._pull = [torch.linalg.vector_norm(e.double()) for e in at_zero]
+        if loss.name == "squared" and p <= min(_GRAM, _WIDE * m):
+            self.gram = self.columns @ self.columns.T / fold.n_rows
+            self.linear = self.columns @ self.targets / fold.n_rows
+        z = torch.zeros_like(t)
+        slope = self.columns @ loss.slope(z, t, loss.state(z)).numpy() / fold.n_rows
+        self.pull = float(np.linalg.norm(slope.astype(np.float64)))
 
 
 class SparseRegression(_Sparse):

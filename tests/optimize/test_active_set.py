@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
@@ -16,13 +17,13 @@ class Quadratic:
     """x^T C x / 2 - b^T x of each sample, and how often it was looked at."""
 
     def __init__(self, C, b):
-        self.C, self.b, self.looks = C, b, 0
+        self.C, self.b, self.looks = C.numpy(), b.numpy(), 0
 
     def __call__(self, x, i):
         self.looks += 1
         C, gradient = self.C[i], self.C[i] @ x - self.b[i]
         value = float(0.5 * x @ (gradient - self.b[i]))
-        return SimpleNamespace(value=value, gradient=gradient, hessian=lambda W: C[W][:, W])
+        return SimpleNamespace(value=value, gradient=gradient, hessian=lambda W: C[np.ix_(W, W)])
 
 
 def regression(rng, n, d, n_samples=1, rho=0.0):
@@ -74,11 +75,12 @@ def test_logistic_regression_equals_scikit_learn(rng):
     y = (X[:, 0] - X[:, 1] + torch.from_numpy(rng.standard_normal(80)) > 0).double()
 
     def at(x, i):
-        z = X @ x
+        z = X @ torch.from_numpy(x)
         s = torch.sigmoid(z)
         value = float((torch.nn.functional.softplus(z) - y * z).mean())
         curved = X * (s * (1 - s))[:, None] / n
-        return SimpleNamespace(value=value, gradient=X.T @ (s - y) / n, hessian=lambda W: X[:, W].T @ curved[:, W])
+        gradient = (X.T @ (s - y) / n).numpy()
+        return SimpleNamespace(value=value, gradient=gradient, hessian=lambda W: (X[:, W].T @ curved[:, W]).numpy())
 
     got = l1_newton(at, torch.zeros(1, 12, dtype=torch.float64), l1=0.04, gtol=1e-13, max_iter=50)
     assert bool(got.converged)
