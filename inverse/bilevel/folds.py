@@ -1,7 +1,7 @@
 r"""The data of linear models: one matrix and one target for each sample of a bilevel problem, such as a fold.
 
 Notation  B samples (folds); sample i has a matrix X_i (N_i, p) and targets y_i (N_i,); s singular values of X_i.
-Cost      one singular value decomposition a sample at construction, N p min(N, p); with a squared loss and N > p the
+Cost      eigenvalues of X_i^T X_i or X_i X_i^T at construction, N p min(N, p); with a squared loss and N > p the
           rows are first replaced by a triangular factor, so that later products cost p^2 instead of N p.
 Pitfalls  folds may differ in length, so that samples are kept in a list and never padded: a product for one sample is
           the same, bit for bit, whatever other samples are asked for with it.
@@ -158,12 +158,8 @@ def _fold(X, t, reduce):
         R = torch.linalg.qr(torch.cat([X, t[:, None]], 1), mode="r").R
         X, t, rest = R[:p, :p].contiguous(), R[:p, p].contiguous(), float(R[p, p]) ** 2
     A = X.double()
-    if len(X) < p:
-        # The smallest is zero, and the largest does not mind being squared.
-        top, low = float(torch.linalg.eigvalsh(A @ A.mT)[-1]) ** 0.5, 0.0
-    else:
-        singular = torch.linalg.svdvals(A)
-        top, low = float(singular[0]), float(singular[-1])
-    # Computed singular values are off by about eps times the largest; the bounds are moved outwards by more than that.
-    slack = 4 * max(X.shape) * torch.finfo(torch.float64).eps * top
-    return Fold(X.contiguous(), t, n_rows, (top + slack) ** 2, max(0.0, low - slack) ** 2, longest, rest)
+    squares = torch.linalg.eigvalsh(A @ A.mT if len(A) < p else A.mT @ A)
+    high, low = float(squares[-1]), float(squares[0]) if len(A) >= p else 0.0
+    # Computed ones are off by about eps times the largest; the bounds are moved outwards by more than that.
+    slack = 4 * max(X.shape) * torch.finfo(torch.float64).eps * high
+    return Fold(X.contiguous(), t, n_rows, high + slack, max(0.0, low - slack), longest, rest)
