@@ -16,10 +16,12 @@ References  Salehi, Mukherjee, Roberts, Ehrhardt, 2025, arXiv 2308.10098 (the up
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
+from sciml.inverse.bilevel.dense import MOST, fits
 from sciml.inverse.bilevel.directions import Pairs, SecantPart, damped_newton
 from sciml.inverse.bilevel.evaluate import BudgetReached, NotFinite
 from sciml.inverse.bilevel.search import Snapshot
@@ -42,7 +44,8 @@ class Auto:
     ----------
     direction : {"auto", "gn", "lbfgs", "bb", "gd"}
         Gauss-Newton, limited-memory BFGS, Barzilai-Borwein or steepest descent; "auto" (the default) takes
-        Gauss-Newton up to 32 hyperparameters, since it needs a linear system for each, else BFGS.
+        Gauss-Newton up to 32 hyperparameters, since it needs a linear system for each, or up to 200 where a sample has
+        at most 200 unknowns, so that its Hessian can be factored; else BFGS.
     certificate : {"adjoint", "plain", "rigorous"}
         Which values and bars decide: "adjoint" (the default) corrects the value by the adjoint, and takes an estimate
         of its bar where the Lipschitz constant of the Hessian is unknown, or more than 1000 times that of the loss;
@@ -143,8 +146,11 @@ def auto_steps(search, options):
     """
     ev, n = search.evaluator, len(search.theta0)
     direction = options.direction
+    few = n <= MOST and fits(ev.B, math.prod(ev.shape))
     if direction == "auto":
-        direction = "gn" if n <= 32 else "lbfgs"
+        direction = "gn" if n <= 32 or few else "lbfgs"
+    # With many parameters and few unknowns, one factored Hessian serves all the systems of a level.
+    ev.dense = ev.dense or (direction == "gn" and few and n > 32)
     step = 0.0
     if search.saved is not None:
         now, step = _State(None, options, n).restore(search, search.saved), search.saved["step"]
@@ -196,12 +202,19 @@ def _confirmed(search, now, criterion):
 def _refined_slope(search, now):
     """Make the present level more exact if half its hypergradient may be error; return whether that was done."""
     ev, level = search.evaluator, now.level
-    error = 1.25 * float(ev.gradient_error(level, now.S).norm())
-    wanted = max(0.5 * float(level.z.norm()), search.tol * search.scale(ev.value(level)[0]))
+    off, free, none = (
+        1.25 * ev.gradient_error(level, now.S),
+        search.free(level.theta, level.z),
+        torch.zeros_like(level.z),
+    )
+    error, size = (float(torch.where(free, part, none).norm()) for part in (off, level.z))
+    wanted = max(0.5 * size, search.tol * search.scale(ev.value(level)[0]))
+    # Of a component at its bound only the sign counts, and of the others not what those at bounds may be.
+    signs = bool((free | (off.abs() <= level.z.abs())).all())
     floor = ev.eps_floor(level)
-    if error <= wanted or bool((level.eps <= 2 * floor).all()):
+    if error <= wanted and signs or bool((level.eps <= 2 * floor).all()):
         return False
-    factor = min(0.5, max(1e-4, 0.5 * wanted / error))
+    factor = min(0.5, max(1e-4, 0.5 * wanted / max(error, 1e-300))) if signs else 0.1
     delta = torch.minimum(level.delta, 0.1 * level.gg_norm) * factor
     now.level = ev.refine(level, torch.maximum(factor * level.eps, floor))
     ev.adjoint(now.level, delta)
@@ -227,14 +240,20 @@ def _free_direction(search, now, options, direction, free):
     z, theta = level.z, level.theta
     if direction == "gn":
         if now.B is None:
+            before = ev.n_cg
             now.S, now.B = ev.responses(level, now.rtol, now.S)
+            ev.weigh_dense(before)
             # Errors of S enter the step through the smallest curvature.
             needed = max(1e-6, min(1e-2, 0.1 / _condition(now.B)))
             if needed < 0.1 * now.rtol:
                 now.rtol = needed
                 now.S, now.B = ev.responses(level, now.rtol, now.S)
         for matrix in (now.B + now.secant.matrix, now.B):
-            d = damped_newton(matrix, z, free, now.damping, search.low - theta, search.high - theta)
+            # The trust region is a box, like the bounds: one component without curvature must not shorten the others.
+            low, high = (search.low - theta).clamp(min=-now.trust), (search.high - theta).clamp(max=now.trust)
+            # Curvatures below the errors of S are none.
+            least = 1e-12 if ev.dense else (0.1 * now.rtol) ** 2
+            d = damped_newton(matrix, z, free, now.damping + least, low, high)
             if d is not None and float(z @ d) < 0:
                 return d
     keep = torch.where(free, z, torch.zeros_like(z))
@@ -271,8 +290,8 @@ def _advance(search, now, options, direction):
         if d is None:
             d = _direction(search, now, options, direction)
             largest = float(d.abs().max())
-            capped = largest > now.trust
-            if capped:
+            capped = largest >= now.trust
+            if largest > now.trust:
                 d = d * (now.trust / largest)
         level = now.level
         value, bar, _ = ev.value(level)
@@ -383,7 +402,7 @@ def _judge(search, now, options, theta, start, eps, move, pred):
     ev, lam = search.evaluator, options.armijo
     value, bar, _ = ev.value(now.level)
     try:
-        new = ev.solve(theta, start, eps)
+        new = ev.solve(theta, start, eps, now.level)
         plain, plain_bar, _ = ev.value(new, "plain")
         if plain - plain_bar > value + bar - lam * pred:
             return "reject", new, plain
@@ -436,7 +455,9 @@ def _accept(search, now, new, move, pred, trial, full, direction, options):
         ratio = decrease / model if model > 0 else 1.0
         if ratio > 0.75:
             now.damping = now.damping / 10 if now.damping > 1e-6 else 0.0
+        before = ev.n_cg
         now.S, B = ev.responses(new, now.rtol, now.S)
+        ev.weigh_dense(before)
         # What a long step tells of the curvature is of no use at its end.
         if abs(ratio - 1) < 0.5 and float(move.abs().max()) < 0.1:
             now.secant.update(move, change, B, noise)

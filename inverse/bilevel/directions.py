@@ -13,6 +13,7 @@ References  D. Liu, J. Nocedal, On the limited memory BFGS method for large scal
 from __future__ import annotations
 
 import torch
+from scipy.optimize import lsq_linear
 
 __all__ = ["Pairs", "SecantPart", "damped_newton"]
 
@@ -124,7 +125,7 @@ class SecantPart:
 def damped_newton(matrix, z, free, damping, low=None, high=None):
     """Solve (B + damping diag B) d = -z on the free components, within bounds of d.
 
-    A component that would leave its bounds is set to the bound, and the others are solved for again.
+    Where the solution leaves its bounds, it is the minimiser within them of the model that the system belongs to.
 
     Parameters
     ----------
@@ -144,32 +145,30 @@ def damped_newton(matrix, z, free, damping, low=None, high=None):
     torch.Tensor, shape (n,), or None
         None where the damped matrix is not positive definite.
     """
-    d, right = torch.zeros_like(z), -z
-    while bool(free.any()):
-        part = _solved(matrix[free][:, free], right[free], damping)
-        if part is None:
-            return None
-        d[free] = part
-        if low is None:
-            break
-        over = free & ((d < low) | (d > high))
-        if not bool(over.any()):
-            break
-        d = torch.where(over, torch.minimum(torch.maximum(d, low), high), d)
-        free = free & ~over
-        right = -z - matrix @ torch.where(free, torch.zeros_like(d), d)
-    return d
+    d = torch.zeros_like(z)
+    if not bool(free.any()):
+        return d
+    factored = _factored(matrix[free][:, free], damping)
+    if factored is None:
+        return None
+    R, scale = factored  # (B + damping diag B) = scale R^T R scale
+    target = torch.linalg.solve_triangular(R.T, (-z[free] / scale)[:, None], upper=False)
+    d[free] = torch.linalg.solve_triangular(R, target, upper=True)[:, 0] / scale
+    if low is None or not bool(((d < low) | (d > high)).any()):
+        return d
+    # Its minimum within the box, which is not what clipping leaves: the other components answer.
+    box = ((low[free] * scale).numpy(), (high[free] * scale).numpy())
+    found = lsq_linear(R.numpy(), target[:, 0].numpy(), box, method="bvls", tol=1e-12)
+    d[free] = torch.from_numpy(found.x) / scale
+    return torch.minimum(torch.maximum(d, low), high)
 
 
-def _solved(B, right, damping):
-    """Return the solution of the damped system, None where the matrix is not positive definite."""
+def _factored(B, damping):
+    """Return the Cholesky factor of the damped matrix in units in which its diagonal is 1, and these units."""
     diagonal = B.diagonal()
     if not bool((diagonal > 0).all()):
         return None
-    # In units in which the diagonal is 1: the parameters may have curvatures of any size.
     scale = diagonal.sqrt()
-    unit = B / scale[:, None] / scale + (damping + 1e-12) * torch.eye(len(B), dtype=B.dtype, device=B.device)
-    factor, failed = torch.linalg.cholesky_ex(unit)
-    if int(failed):
-        return None
-    return torch.cholesky_solve((right / scale)[:, None], factor)[:, 0] / scale
+    unit = B / scale[:, None] / scale + damping * torch.eye(len(B), dtype=B.dtype, device=B.device)
+    R, failed = torch.linalg.cholesky_ex(unit, upper=True)
+    return None if int(failed) else (R, scale)

@@ -13,6 +13,7 @@ References  Salehi, Mukherjee, Roberts, Ehrhardt, 2025, arXiv 2308.10098; Ehrhar
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,6 +143,7 @@ class Evaluator:
         self.n_lower = self.n_cg = 0  # iterations of the slowest sample, summed over solves
         self.workers = parallel._workers(n_jobs)
         self.n_jobs = n_jobs
+        self.dense = False  # whether Hessians are formed and factored, which methods decide
         self.solver = solver
         block = -(-self.B // _BLOCKS)
         size = self.B if batch_size is None else min(self.B, -(-batch_size // block) * block)
@@ -154,7 +156,7 @@ class Evaluator:
 
     # ---------------------------------------------------------------- stages
 
-    def solve(self, theta, x0, eps):
+    def solve(self, theta, x0, eps, near=None):
         """Solve the lower level at theta to a distance eps, and look at the upper level there.
 
         Parameters
@@ -165,15 +167,18 @@ class Evaluator:
             Start.
         eps : float or torch.Tensor, shape (B,)
             Wanted distance to the minimiser, in units of x; None takes 0.3 |G(x0)| / mu.
+        near : Level or None
+            A level whose Hessians, where they were formed, precondition; None (the default) means none.
 
         Returns
         -------
         Level
         """
-        items = []
+        items, H = [], None if near is None else near.parts.get("H", near.parts.get("near"))
         for a, b in self.chunks:
             e = eps[a:b] if isinstance(eps, torch.Tensor) else eps
-            items.append({"theta": theta, "start": a, "x": x0[a:b], "eps": e, **self._plan()})
+            item = {"theta": theta, "start": a, "x": x0[a:b], "eps": e, "near": None if H is None else H[a:b]}
+            items.append({**item, **self._plan()})
         return self._gather(theta, self._map(solve_chunk, items), {})
 
     def refine(self, level, eps, warm=True):
@@ -193,9 +198,12 @@ class Evaluator:
         Level
             Without an adjoint; its old q is kept as ``parts["q0"]`` to start from.
         """
-        new = self.solve(level.theta, level.x, eps)
+        new = self.solve(level.theta, level.x, eps, level)
         if "q" in level.parts:
             new.parts["q0"] = level.parts["q"]
+        near = level.parts.get("H", level.parts.get("near"))
+        if near is not None:
+            new.parts["near"] = near
         return new
 
     def again(self, level):
@@ -235,7 +243,8 @@ class Evaluator:
         items = []
         for i, (a, b) in enumerate(self.chunks):
             item = {key: level.parts[key][a:b] for key in keys}
-            item |= {"theta": level.theta, "start": a, "point": level.points[i]}
+            item |= {"theta": level.theta, "start": a, "point": level.points[i], "dense": self.dense}
+            item |= self._hessians(level, a, b)
             item["q"] = None if q0 is None else q0[a:b]
             item["delta"] = delta[a:b] if isinstance(delta, torch.Tensor) else delta
             items.append(item)
@@ -285,6 +294,7 @@ class Evaluator:
         items = []
         for i, (a, b) in enumerate(self.chunks):
             item = {"theta": level.theta, "start": a, "x": level.x[a:b], "mu": level.mu[a:b], "point": level.points[i]}
+            item |= {"dense": self.dense, **self._hessians(level, a, b)}
             items.append({**item, "rtol": rtol, "S": None if S0 is None else S0[:, a:b]})
         got = self._map(response_chunk, items, level)
         S = torch.cat([part["S"] for part in got], dim=1)
@@ -314,7 +324,7 @@ class Evaluator:
         for i, (a, b) in enumerate(self.chunks):
             item = {"theta": level.theta, "start": a, "point": level.points[i], "blocks": self._blocks(a, b)}
             item |= {key: level.parts[key][a:b] for key in ("x", "G", "q", "gg", "Lt")}
-            items.append({**item, "S": None if S is None else S[:, a:b]})
+            items.append({**item, **self._hessians(level, a, b), "S": None if S is None else S[:, a:b]})
         got = self._map(error_chunk, items, level)
         return torch.cat([part["error"] for part in got]).sum(0).cpu() / self.B
 
@@ -546,6 +556,18 @@ class Evaluator:
         if gradient is None:
             return value, None, None
         return value, gradient.cpu(), lambda t: hessian(t.to(self.device)).cpu()
+
+    @staticmethod
+    def _hessians(level, a, b):
+        """Return the Hessians at hand for a chunk: those of the level, and those of a level nearby."""
+        parts = {key: level.parts.get(key) for key in ("H", "near")}
+        return {key: None if H is None else H[a:b] for key, H in parts.items()}
+
+    def weigh_dense(self, before):
+        """Turn to factored Hessians where the iterations since `before` would have paid for forming them."""
+        d = math.prod(self.shape)
+        if fits(self.B, d) and self.n_cg - before > d:
+            self.dense = True
 
     def _plan(self):
         return {

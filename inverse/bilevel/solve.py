@@ -357,7 +357,7 @@ def _prepare_checkpoint(search, path, resume, options, lower, upper):
         search.all_rigorous, search.status = saved["rigorous"], ""
         ev.count.add(saved["count"])
         ev.n_lower, ev.n_cg = saved["iterations"]
-        ev.doubt, ev.contradicted = saved["doubt"], saved["contradicted"]
+        ev.doubt, ev.contradicted, ev.dense = saved["doubt"], saved["contradicted"], saved["dense"]
         search.rng.bit_generator.state = saved["rng"]
 
     def save(state):
@@ -372,6 +372,7 @@ def _prepare_checkpoint(search, path, resume, options, lower, upper):
                 "count": ev.count.as_dict(),
                 "iterations": [ev.n_lower, ev.n_cg],
                 "doubt": ev.doubt,
+                "dense": ev.dense,
                 "contradicted": ev.contradicted,
                 "rng": search.rng.bit_generator.state,
             },
