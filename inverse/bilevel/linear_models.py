@@ -21,7 +21,7 @@ import torch
 
 from sciml.exceptions import InvalidInputError
 from sciml.inverse.bilevel.folds import read_folds
-from sciml.inverse.bilevel.linear_point import PenaltyPoint, factor, mean_back
+from sciml.inverse.bilevel.linear_point import PenaltyPoint, factor, factor_work, mean_back
 from sciml.inverse.bilevel.losses import find_loss
 from sciml.inverse.bilevel.lower import Constants, Lower
 from sciml.optimize import BatchedMinimum
@@ -71,9 +71,9 @@ class _Model(Lower):
             return None
         x, penalties = torch.empty_like(x0), self._penalties(theta)
         for j, fold in enumerate(self._of(idx)):
-            chol, work = factor(fold, penalties)
+            chol = factor(fold, penalties)
             x[j] = torch.cholesky_solve(fold.back(fold.t)[:, None] / fold.n_rows, chol)[:, 0]
-            count.lower += work
+            count.lower += factor_work(fold)
         gradient = self.gradient(x, theta, idx, count)
         size = torch.linalg.vector_norm(gradient.double(), dim=1)
         unknown = torch.full_like(size, torch.inf)
@@ -90,7 +90,8 @@ class _Model(Lower):
 
     def at(self, x, theta, idx, count, value=False):
         """Return the linearisation; see `Lower`."""
-        count.lower += len(x)
+        # With what the preconditioner will cost: a factor, or a diagonal for half of a product.
+        count.lower += len(x) + sum(factor_work(fold) if self.direct else 0.5 for fold in self._of(idx))
         return self._point(self, x.detach(), theta.detach(), idx, count, value)
 
     def to(self, device, dtype):

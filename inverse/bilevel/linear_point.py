@@ -15,17 +15,22 @@ import torch
 
 from sciml.inverse.bilevel.lower import Point
 
-__all__ = ["ModelPoint", "PenaltyPoint", "factor", "mean_back"]
+__all__ = ["ModelPoint", "PenaltyPoint", "factor", "factor_work", "mean_back"]
 
 
 def factor(fold, penalties):
-    """Return the Cholesky factor of a quadratic's Hessian, and its multiplications over those of a product with it."""
-    m, p = fold.X.shape
+    """Return the Cholesky factor of a quadratic's Hessian."""
+    p = fold.X.shape[1]
     H = fold.gram + torch.diag(penalties.expand(p))
     chol, info = torch.linalg.cholesky_ex(H)
     # No number is better than a wrong one: the search turns back from where penalties vanish.
-    chol = chol if int(info) == 0 else torch.full_like(H, torch.nan)
-    return chol, p**3 / 6 / (2 * m * p)
+    return chol if int(info) == 0 else torch.full_like(H, torch.nan)
+
+
+def factor_work(fold):
+    """Return the multiplications of the factor over those of a product with the Hessian."""
+    m, p = fold.X.shape
+    return p**3 / 6 / (2 * m * p)
 
 
 def mean_back(fold, e, weights):
@@ -75,7 +80,6 @@ class ModelPoint(Point):
             c = self._loss.diagonal(self._states[i], fold.t)
             c = c if self._weights is None else self._weights * c
             out.append((c @ (fold.X * fold.X)) / fold.n_rows + self._penalties)
-        self._count.hvp += 0.5 * len(out)
         return torch.stack(out)
 
     def precondition(self, r, rows):
@@ -88,8 +92,7 @@ class ModelPoint(Point):
 
     def _solved(self, i, r):
         if self._factors[i] is None:
-            self._factors[i], work = factor(self._folds[i], self._penalties)
-            self._count.hvp += work
+            self._factors[i] = factor(self._folds[i], self._penalties)
         return torch.cholesky_solve(r[:, None], self._factors[i])[:, 0]
 
     def _third_in_x(self, p, q):

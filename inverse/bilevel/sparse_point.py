@@ -87,10 +87,14 @@ class Look:
             A = self.columns[W]
             curved = A if self.loss.name == "squared" else self.loss.curve(self.state, torch.from_numpy(A)).numpy()
             H = A @ curved.T / self.fold.n_rows
-            self._count(w * w * A.shape[1])
-        self._count(w**3 / 6 + w * w)
+        self.work[0] += self.factor_work(w)
         H[np.arange(w), np.arange(w)] += self.rho[W]
         return H
+
+    def factor_work(self, w):
+        """Return the multiplications for a block of w unknowns and its factor over those of a gradient."""
+        block = 0 if self.gram is not None else w * w * self.columns.shape[1]
+        return (block + w**3 / 6 + w * w) / self.full
 
     def gap(self, alpha):
         """Return the duality gap of least squares, and the dual slopes X^T nu that belong to it.
@@ -133,7 +137,8 @@ class SparsePoint(Point):
         gradient = (slope + alpha * self._signs) * mask
         self._supports = [torch.nonzero(m)[:, 0] for m in mask]
         self._parts = [None] * len(x)
-        count.lower += work[0]
+        # With what the factors will cost when they are asked for.
+        count.lower += work[0] + sum(k.factor_work(len(S)) for k, S in zip(self._looks, self._supports, strict=True))
         if model.warn_of_ties:
             _warn_of_ties(alpha, slope, mask)
         values = None
@@ -196,10 +201,7 @@ class SparsePoint(Point):
     def _part(self, i):
         """Return H_SS of a sample and its factor, computed when first asked for."""
         if self._parts[i] is None:
-            look = self._looks[i]
-            look.work[0] = 0.0
-            self._parts[i] = _factored(look, self._supports[i])
-            self._count.hvp += look.work[0]
+            self._parts[i] = _factored(self._looks[i], self._supports[i])
         return self._parts[i]
 
     @property
