@@ -248,7 +248,7 @@ class Evaluator:
             item["q"] = None if q0 is None else q0[a:b]
             item["delta"] = delta[a:b] if isinstance(delta, torch.Tensor) else delta
             items.append(item)
-        return self._gather(level.theta, self._map(adjoint_chunk, items), level, level)
+        return self._gather(level.theta, self._map(adjoint_chunk, items, level), level, level)
 
     def gradient(self, level):
         """Form the hypergradient from the adjoint.
