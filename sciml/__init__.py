@@ -15,8 +15,14 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it; sorted, and repeated for editors under TYPE_CHECKING below.
 _WHERE = {
+    "BilevelElasticNet": "sciml.inverse.bilevel.sparse_estimator",
+    "BilevelLasso": "sciml.inverse.bilevel.sparse_estimator",
+    "BilevelLogistic": "sciml.inverse.bilevel.logistic_estimator",
+    "BilevelRidge": "sciml.inverse.bilevel.ridge_estimator",
     "Box": "sciml.solvers.gp_pde",
+    "DataCleaner": "sciml.inverse.bilevel.cleaning_estimator",
     "Dirichlet": "sciml.solvers.gp_pde",
+    "FieldsOfExperts": "sciml.inverse.bilevel.imaging_estimator",
     "FourierFrame": "sciml.solvers.gp_pde",
     "GPHM": "sciml.solvers.gp_pde",
     "GPPDERegressor": "sciml.solvers.gp_pde.estimator",
@@ -24,6 +30,7 @@ _WHERE = {
     "HeldOut": "sciml.inverse.bilevel",
     "Initial": "sciml.solvers.gp_pde",
     "KernelMethod": "sciml.solvers.gp_pde",
+    "LearnedTV": "sciml.inverse.bilevel.imaging_estimator",
     "LowerProblem": "sciml.inverse.bilevel",
     "Neumann": "sciml.solvers.gp_pde",
     "PDE": "sciml.solvers.gp_pde",
@@ -98,6 +105,11 @@ if TYPE_CHECKING:
         hypergradient,
         learn_hyperparameters,
     )
+    from sciml.inverse.bilevel.cleaning_estimator import DataCleaner
+    from sciml.inverse.bilevel.imaging_estimator import FieldsOfExperts, LearnedTV
+    from sciml.inverse.bilevel.logistic_estimator import BilevelLogistic
+    from sciml.inverse.bilevel.ridge_estimator import BilevelRidge
+    from sciml.inverse.bilevel.sparse_estimator import BilevelElasticNet, BilevelLasso
     from sciml.results import load
     from sciml.solvers.gp_pde import (
         GPHM,

@@ -72,7 +72,7 @@ def test_ridge_on_folds_is_certified_and_stationary(penalty):
 
 
 @pytest.mark.parametrize("case", ["logistic", "multinomial", "cleaning"])
-def test_hypergradients_equal_finite_differences(case, rng):
+def test_implicit_gradients_equal_finite_differences(case, rng):
     X, y = rng.standard_normal((30, 4)), rng.integers(0, 2 if case != "multinomial" else 3, 30)
     if case == "cleaning":
         lower, upper = DataCleaning(X[:12], y[:12], c=0.1), HeldOut("logistic", X[12:], y[12:])

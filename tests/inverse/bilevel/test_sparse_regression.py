@@ -56,7 +56,7 @@ def start(lower, X, y, part=0.2, rng=None):
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize(("loss", "n", "p"), [("squared", 60, 12), ("squared", 24, 40), ("logistic", 90, 12)])
-def test_hypergradient_equals_finite_differences(loss, n, p, penalty, rng):
+def test_implicit_gradient_equals_finite_differences(loss, n, p, penalty, rng):
     X, y, Xv, yv = folds(rng, n, p, loss=loss)
     lower, upper = SparseRegression(X, y, loss=loss, penalty=penalty), HeldOut(loss, Xv, yv)
     theta = start(lower, X, y, rng=rng)

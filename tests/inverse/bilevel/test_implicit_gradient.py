@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from sciml.exceptions import ConvergenceWarning, InvalidInputError, InvalidTypeError
-from sciml.inverse.bilevel.hypergradient import check_hypergradient, hypergradient
+from sciml.inverse.bilevel.implicit_gradient import check_hypergradient, hypergradient
 from sciml.inverse.bilevel.lower import LowerProblem
 from sciml.inverse.bilevel.upper import SquaredError, UpperLoss
 
