@@ -136,7 +136,7 @@ class SparsePoint(Point):
         self._signs = torch.where(x != 0, torch.sign(x), -torch.sign(slope)) * mask
         gradient = (slope + alpha * self._signs) * mask
         self._supports = [torch.nonzero(m)[:, 0] for m in mask]
-        self._parts = [None] * len(x)
+        self._blocks = [None] * len(x)
         # With what the factors will cost when they are asked for.
         count.lower += work[0] + sum(k.factor_work(len(S)) for k, S in zip(self._looks, self._supports, strict=True))
         if model.warn_of_ties:
@@ -155,7 +155,7 @@ class SparsePoint(Point):
         out = v.clone()
         for j, i in enumerate(range(len(v)) if rows is None else rows.tolist()):
             S = self._supports[i]
-            out[j, S] = self._part(i)[0] @ v[j, S]
+            out[j, S] = self._block(i)[0] @ v[j, S]
         return out
 
     def precondition(self, r, rows):
@@ -164,7 +164,7 @@ class SparsePoint(Point):
         for j, i in enumerate(rows.tolist()):
             S = self._supports[i]
             if len(S):
-                out[j, S] = torch.cholesky_solve(r[j, S][:, None], self._part(i)[1])[:, 0]
+                out[j, S] = torch.cholesky_solve(r[j, S][:, None], self._block(i)[1])[:, 0]
         return out
 
     def cross(self, t):
@@ -198,11 +198,11 @@ class SparsePoint(Point):
             bounds.append(torch.sqrt(a.max() + r.max()))
         return torch.stack(bounds)
 
-    def _part(self, i):
+    def _block(self, i):
         """Return H_SS of a sample and its factor, computed when first asked for."""
-        if self._parts[i] is None:
-            self._parts[i] = _factored(self._looks[i], self._supports[i])
-        return self._parts[i]
+        if self._blocks[i] is None:
+            self._blocks[i] = _factored(self._looks[i], self._supports[i])
+        return self._blocks[i]
 
     @property
     def _live(self):
