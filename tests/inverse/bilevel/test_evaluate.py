@@ -151,6 +151,31 @@ def test_responses_and_the_gauss_newton_matrix():
         assert bool((level.S_norm >= torch.linalg.matrix_norm(dense, ord=2) * (1 - 1e-9)).all())
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_factored_hessians_say_the_same_as_conjugate_gradients(name):
+    case = CASES[name]
+    ev, level = level_at(case, 1e-3)
+    direct = case.evaluator()
+    direct.dense = True
+    same = direct.solve(THETA, torch.as_tensor(case.x0), 1e-3)
+    direct.adjoint(same, 0.5 * same.gg_norm)
+    direct.gradient(same)
+    # Whatever was asked for, they are solved to rounding, and their residuals are bounds.
+    residual = same.gg - torch.einsum("bij,bj->bi", _hessians(case, THETA, same.x), same.q)
+    assert bool((residual.norm(dim=1) <= same.delta).all())
+    assert bool((same.delta <= 1e-13 * same.gg_norm * level.L / level.mu).all())
+    assert_allclose(same.z, level.z, rtol=1e-6)
+    (S, matrix), (T, other) = ev.responses(level, 1e-10), direct.responses(same, 1e-2)
+    assert_allclose(T, S, atol=1e-8)
+    assert_allclose(other, matrix, atol=1e-8)
+    assert_allclose(same.S_norm, level.S_norm, rtol=1e-6)
+    error = ev.gradient_error(level, S)
+    assert_allclose(direct.gradient_error(same), error, rtol=0.05, atol=0.05 * float(error.norm()) + 1e-12)
+    # The Hessian is formed once.
+    assert direct.count.hvp <= ev.count.hvp
+    assert direct.n_cg == 0
+
+
 def test_norms_of_the_mixed_derivative():
     wide = least_squares(seed=5, d=3, n=70)[0]  # more columns than are formed one by one
     for case, theta in ((CASES["logistic"], THETA), (wide, torch.linspace(-1, 1, 70, dtype=torch.float64))):
@@ -219,6 +244,11 @@ def test_a_mu_that_the_curvature_contradicts_is_noticed(solver):
     assert ev.contradicted["mu"] == pytest.approx(0.1, rel=0.3)
     assert not ev.sound(level)
     assert not ev.value(level)[2]
+    # The spectrum of a factored Hessian is seen as a whole.
+    other = case.evaluator(lower=case.made(mu=1.01))
+    other.dense = True
+    other.adjoint(other.solve(THETA, torch.zeros_like(x), 1e-3), 1.0)
+    assert other.contradicted["mu"] == pytest.approx(1 / 1.01, rel=1e-6)
     # From then on mu is what was seen, with a margin.
     for _ in range(3):
         level = ev.refine(level, 1e-3)

@@ -148,9 +148,10 @@ def test_a_damaged_file_is_refused(tmp_path):
 THETA = torch.tensor([-1.0, 0.5], dtype=torch.float64)
 
 
-def everything(case, **options):
+def everything(case, dense=False, **options):
     """What an evaluator says of two levels, and the units."""
     ev = case.evaluator(**options)
+    ev.dense = dense
     level = ev.solve(THETA, torch.as_tensor(case.x0), None)
     level = ev.refine(level, 1e-6)
     ev.adjoint(level, 1e-6 * level.gg_norm)
@@ -165,10 +166,10 @@ def everything(case, **options):
 @pytest.mark.parametrize("name", ["huber", "quadratic"])
 def test_chunks_change_no_bit(name):
     case = regression("huber", seed=6, B=7) if name == "huber" else least_squares(seed=6, B=7)[0]
-    for solver in ("nag", "newton_cg"):
-        whole, units = everything(case, solver=solver)
+    for options in ({"solver": "nag"}, {"solver": "newton_cg"}, {"dense": True}):
+        whole, units = everything(case, **options)
         for size in (1, 3, 7):
-            parts, same = everything(case, solver=solver, batch_size=size)
+            parts, same = everything(case, batch_size=size, **options)
             for one, other in zip(whole, parts, strict=True):
                 assert_array_equal(one, other)
             # What is computed again for a chunk, or is saved by it, are single linearisations.
