@@ -1,7 +1,7 @@
 """Problems of bilevel learning, with the value that counts as solved; each is ``Problem(lower, upper, theta0, ...)``.
 
-The quadratic and the denoising problems are those of Salehi, Mukherjee, Roberts, Ehrhardt (arXiv 2308.10098, section 4),
-on data that need no download: photographs of scikit-image in place of Kodak's, digits of scikit-learn in place of MNIST.
+The quadratic and the denoising problems are those of Salehi, Mukherjee, Roberts, Ehrhardt (arXiv 2308.10098, section
+4), on data that need no download: photographs of scikit-image for Kodak's, digits of scikit-learn for MNIST.
 """
 
 from dataclasses import dataclass, field

@@ -124,6 +124,12 @@ class Point:
         """
         raise NotImplementedError
 
+    def forget(self):
+        """Drop what was linearised anew for a few samples: every stage of the work pays for its own.
+
+        So the counts are the same where the point itself had to be made again.
+        """
+
     def third(self, p, q, blocks):
         """Return the derivatives of p^T H q in x and in theta.
 
@@ -488,6 +494,9 @@ class _GraphPoint(Point):
         from sciml.inverse.bilevel.counter import Counter
 
         return _GraphPoint(self._problem, self.x[block], self.theta, self.idx[block], Counter())
+
+    def forget(self):
+        self._part = (None, None)
 
     def _only(self, rows):
         """Return a linearisation that holds the samples `rows`, and where in it they are."""

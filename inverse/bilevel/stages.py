@@ -334,10 +334,7 @@ def _point(lower, item, count):
         return point
     if hasattr(point, "_count"):
         point._count = count
-    if hasattr(point, "_part"):
-        # Linearisations of a few samples only are made by every stage for itself, so that the counts are the same where
-        # the point was made again.
-        point._part = (None, None)
+    point.forget()
     return point
 
 
