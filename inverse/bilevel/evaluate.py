@@ -453,12 +453,29 @@ class Evaluator:
             bars = bars + 8 * eps * norms * level.q_norm
             if rigorous:
                 return float(bars.mean()) + 8 * eps * float(level.z.norm()), True
-        rounding = 8 * torch.finfo(self.dtype).eps * float(parts["z_rows"].sum()) / self.B
+        return self.estimated_gradient_bar(level, S), False
+
+    def estimated_gradient_bar(self, level, S=None):
+        """Return an estimate of the error of z: that of first order, a quarter more, and what rounding may do.
+
+        Parameters
+        ----------
+        level : Level
+            With `z`.
+        S : torch.Tensor, shape (n, B, *shape), or None
+            Responses, where they are known.
+
+        Returns
+        -------
+        float
+            In the 2-norm.
+        """
+        parts, unit = level.parts, torch.finfo(self.dtype).eps
+        rounding = 64 * unit * float(parts["z_rows"].sum()) / self.B
         if "S_norm" in parts:
             # That of x itself.
-            moved = parts["S_norm"] * parts["Lg"] * row_norms(level.x)
-            rounding += torch.finfo(self.dtype).eps * float(moved.mean())
-        return 1.25 * float(self.gradient_error(level, S).norm()) + rounding, False
+            rounding += 4 * unit * float((parts["S_norm"] * parts["Lg"] * row_norms(level.x)).mean())
+        return 1.25 * float(self.gradient_error(level, S).norm()) + rounding
 
     def eps_for(self, level, bar):
         """Return the distances at which the bar of the value would be about `bar`.

@@ -498,7 +498,7 @@ def _final_bars(search, snapshot, status):
         proven_grad = grad_bar if grad_rigorous else float("nan")
         if grad_rigorous and not rigorous:
             # Constants are known, but too large to decide by: the estimate is what the search worked with.
-            grad_bar = 1.25 * float(ev.gradient_error(level).norm())
+            grad_bar = ev.estimated_gradient_bar(level)
     finally:
         ev.max_units, ev.max_seconds = unlimited
     certified = bool(rigorous and grad_rigorous and search.all_rigorous and not ev.contradicted)
