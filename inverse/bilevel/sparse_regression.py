@@ -307,7 +307,8 @@ class SparseRegression(_Sparse):
     def __init__(self, X, y, *, loss="squared", penalty="lasso", rho=0.0, unpenalised=()):
         self.loss = find_loss(check_option("loss", loss, ("squared", "logistic")))
         check_option("penalty", penalty, PENALTIES)
-        self.folds, _ = read_folds(X, y, self.loss)
+        # X^T X does what a triangular factor of the rows would do.
+        self.folds, _ = read_folds(X, y, self.loss, reduce=False)
         self.n_samples, self.n_features = len(self.folds), self.folds[0].X.shape[1]
         self.shape, p = (self.n_features,), self.n_features
         self._rho = check_number("rho", rho, low=0)
