@@ -102,6 +102,21 @@ class Factor:
         flat = r.reshape(len(r), -1, 1).to(torch.float64)
         return torch.cholesky_solve(flat, self.R[rows]).reshape(r.shape).to(r.dtype)
 
+    def spread(self, q, x):
+        """Return the root of the sum of (q_i H_ij x_j)^2: a rounding of each H_ij x_j moves q^T H x by as much.
+
+        Parameters
+        ----------
+        q, x : torch.Tensor, shape (b, *shape)
+            One vector a sample.
+
+        Returns
+        -------
+        torch.Tensor, shape (b,), float64
+        """
+        q, x = (v.reshape(len(v), -1).to(torch.float64) for v in (q, x))
+        return (q[:, :, None] * self.H * x[:, None]).flatten(1).norm(dim=1)
+
     def lowest(self):
         """Return the smallest eigenvalues, (b,)."""
         return torch.linalg.eigvalsh(self.H)[:, 0]

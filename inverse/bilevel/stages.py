@@ -113,7 +113,7 @@ def adjoint_chunk(lower, upper, item):
     seen, extra, n_cg = {}, {}, 0
     if factor is not None:
         q, delta = factor.solve(b)
-        extra, top = {"H": factor.H}, factor.H.flatten(1).norm(dim=1)
+        extra, top = {"H": factor.H}, None
         _contradict(seen, "mu", (factor.lowest() / mu).min(), item)
     else:
         near = _near(item)
@@ -127,10 +127,14 @@ def adjoint_chunk(lower, upper, item):
     q_norm = row_norms(q)
     eps, Lg, LH = item["eps"], item["Lg"], item["LH"]
     b1 = value_bar_corrected(delta, eps, Lg, LH, q_norm)
-    # Rounding of G, whose terms are of the size of L |x| and cancel; in many unknowns it is as good as random.
+    # Rounding of G, whose terms H_ij x_j cancel, as it is seen through q: as good as random.
     unit = torch.finfo(G.dtype).eps
-    top = torch.where(torch.isfinite(item["L"]), item["L"], top.to(mu))
-    rounding = item["noise"] + 2 * unit * q_norm * (top * row_norms(item["x"]) / G[0].numel() ** 0.5 + row_norms(G))
+    if top is None:
+        spread = 8 * factor.spread(q, item["x"])
+    else:
+        top = torch.where(torch.isfinite(item["L"]), item["L"], top.to(mu))
+        spread = 2 * q_norm * top * row_norms(item["x"]) / G[0].numel() ** 0.5
+    rounding = item["noise"] + unit * (spread + 2 * q_norm * row_norms(G))
     b1e = value_bar_estimated(delta, eps, Lg) + rounding
     out = {"q": q, "q_norm": q_norm, "delta": delta, "c": c, "b1": b1 + rounding, "b1e": b1e, "grain": rounding}
     return {**out, **extra, "count": count.as_dict(), "point": point, "n_cg": n_cg, "seen": seen}
