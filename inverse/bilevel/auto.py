@@ -45,7 +45,8 @@ class Auto:
     direction : {"auto", "gn", "lbfgs", "bb", "gd"}
         Gauss-Newton, limited-memory BFGS, Barzilai-Borwein or steepest descent; "auto" (the default) takes
         Gauss-Newton up to 32 hyperparameters, since it needs a linear system for each, or up to 200 where a sample has
-        at most 200 unknowns, so that its Hessian can be factored; else BFGS.
+        at most 200 unknowns, so that its Hessian can be factored; else BFGS, as for
+        nonsmooth problems with more than 2.
     certificate : {"adjoint", "plain", "rigorous"}
         Which values and bars decide: "adjoint" (the default) corrects the value by the adjoint, and takes an estimate
         of its bar where the Lipschitz constant of the Hessian is unknown, or more than 1000 times that of the loss;
@@ -149,8 +150,11 @@ def auto_steps(search, options):
     few = n <= MOST and fits(ev.B, math.prod(ev.shape))
     if direction == "auto":
         direction = "gn" if n <= 32 or few else "lbfgs"
+        if not ev.lower.smooth and n > 2:
+            # A support that changes takes the model of one step with it.
+            direction = "lbfgs"
     # With many parameters and few unknowns, one factored Hessian serves all the systems of a level.
-    ev.dense = ev.dense or (direction == "gn" and few and n > 32)
+    ev.dense = ev.dense or (direction == "gn" and few and n > 32 and ev.lower.smooth)
     step = 0.0
     if search.saved is not None:
         now, step = _State(None, options, n).restore(search, search.saved), search.saved["step"]
@@ -196,6 +200,10 @@ def _confirmed(search, now, criterion):
         criterion = search.criterion(now.level.theta, now.level.z, value)
         if criterion > search.tol or not _refined_slope(search, now):
             break
+    value, bar, _ = search.evaluator.value(now.level)
+    if criterion <= search.tol and bar > 0.5 * search.scale(value):
+        # A value that is mostly bar is no scale for a gradient: rounding lets nothing be said here.
+        criterion = max(2 * search.tol, bar / search.scale(value))
     return now.level, criterion
 
 
@@ -208,13 +216,19 @@ def _refined_slope(search, now):
         torch.zeros_like(level.z),
     )
     error, size = (float(torch.where(free, part, none).norm()) for part in (off, level.z))
-    wanted = max(0.5 * size, search.tol * search.scale(ev.value(level)[0]))
+    value, bar, _ = ev.value(level)
+    scale = search.scale(value)
+    wanted = max(0.5 * size, search.tol * scale)
+    # Far from the minimiser the error of first order says little; there the bar of the value is long.
+    far = bar > 0.1 * scale
     # Of a component at its bound only the sign counts, and of the others not what those at bounds may be.
     signs = bool((free | (off.abs() <= level.z.abs())).all())
     floor = ev.eps_floor(level)
-    if error <= wanted and signs or bool((level.eps <= 2 * floor).all()):
+    if error <= wanted and signs and not far or bool((level.eps <= 2 * floor).all()):
         return False
     factor = min(0.5, max(1e-4, 0.5 * wanted / max(error, 1e-300))) if signs else 0.1
+    if far:
+        factor = min(factor, max(1e-4, (0.05 * scale / bar) ** 0.5))
     delta = torch.minimum(level.delta, 0.1 * level.gg_norm) * factor
     now.level = ev.refine(level, torch.maximum(factor * level.eps, floor))
     ev.adjoint(now.level, delta)

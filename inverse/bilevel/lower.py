@@ -161,12 +161,15 @@ class Lower:
         Whether the constants follow from the model itself, so that nobody can have given wrong ones.
     quadratic : bool
         Whether h is quadratic in x.
+    smooth : bool
+        Whether h is smooth; False where solutions have a support, to which derivatives are restricted.
     """
 
     n_samples: int | None = None
     shape: tuple | None = None
     exact = False
     quadratic = False
+    smooth = True
 
     def constants(self, theta, idx):
         """Return the bounds at theta.

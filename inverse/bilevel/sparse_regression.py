@@ -304,6 +304,8 @@ class SparseRegression(_Sparse):
     tensor([[2., 0.]], dtype=torch.float64)
     """
 
+    smooth = False
+
     def __init__(self, X, y, *, loss="squared", penalty="lasso", rho=0.0, unpenalised=()):
         self.loss = find_loss(check_option("loss", loss, ("squared", "logistic")))
         check_option("penalty", penalty, PENALTIES)
