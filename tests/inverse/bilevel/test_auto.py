@@ -5,14 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import lsq_linear
 
 from sciml.exceptions import InvalidInputError
 from sciml.inverse.bilevel import auto
 from sciml.inverse.bilevel.auto import Auto
+from sciml.inverse.bilevel.directions import Pairs
 from sciml.inverse.bilevel.evaluate import NotFinite
 from sciml.inverse.bilevel.lower import LowerProblem
+from sciml.inverse.bilevel.search import Search
 
 from .energies import Case, least_squares, regression, shrinking
 
@@ -221,6 +223,54 @@ def test_a_decrease_below_rounding_is_the_floor_and_not_a_failure():
 def test_options_that_cannot_be(option, value):
     with pytest.raises(InvalidInputError, match=option):
         Auto(**{option: value})
+
+
+def test_a_level_that_was_sharpened_is_looked_at_again(monkeypatch):
+    """Its slope was noise, and a search that can do no more must see that."""
+    case, _ = least_squares()
+
+    def sharpened(search, now, options, direction):
+        ev = search.evaluator
+        now.level = ev.refine(now.level, 1e-12)
+        ev.adjoint(now.level, 1e-12)
+        ev.gradient(now.level)
+        return "accuracy_floor", "no more to be had"
+
+    monkeypatch.setattr(auto, "_advance", sharpened)
+    options = {"method": Auto(eps0=1.0), "max_iter": 5, "lower_solver": "nag"}
+    coarse = case.learn(case.best, **options)
+    assert coarse.status == "converged"
+    assert coarse.history["criterion"][0] > 1e-3
+    assert_array_equal(coarse.thetas, np.repeat(case.best[None], 2, axis=0))
+    # Elsewhere it is the end, and what is returned is what was seen best.
+    other = case.learn(case.best + 1.0, **options)
+    assert other.status == "accuracy_floor"
+    assert other.value_bar < 1e-3 * other.history["value_bar"][0]
+
+
+def test_at_its_bound_a_component_is_not_pushed_outwards_for_the_sake_of_others():
+    """The second parameter pulls the first one along; it stays, and the second goes without it."""
+    inverse = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
+    pairs = Pairs(4)
+    for y in torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, -1.0]], dtype=torch.float64):
+        pairs.update(inverse @ y, y, 0.0)
+    z, theta = torch.tensor([-1.0, 5.0], dtype=torch.float64), torch.tensor([0.0, 0.0], dtype=torch.float64)
+    wide = torch.full((2,), 9.0, dtype=torch.float64)
+    search = shrinking_search(low=torch.tensor([0.0, -9.0], dtype=torch.float64), high=wide)
+    now = auto._State(SimpleNamespace(theta=theta, z=z), Auto(), 2)
+    now.pairs = pairs
+    # Unbounded, both would go down.
+    free = auto._free_direction(search, now, Auto(), "lbfgs", torch.tensor([True, True]))
+    assert bool((free < 0).all())
+    d = auto._direction(search, now, Auto(), "lbfgs")
+    assert float(d[0]) == 0
+    assert float(d[1]) < 0
+    assert float(z @ d) < 0
+
+
+def shrinking_search(low, high):
+    case = shrinking()
+    return Search(case.evaluator(), low, torch.as_tensor(case.x0), 1e-6, low, high, np.random.default_rng(0))
 
 
 # ---------------------------------------------------------------- the three-way test, by itself

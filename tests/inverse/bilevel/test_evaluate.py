@@ -89,11 +89,12 @@ def test_of_a_quadratic_the_corrected_value_misses_what_the_loss_curves():
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_error_estimate_of_the_hypergradient_is_of_first_order_and_corrects(name):
-    case, distances = CASES[name], np.array([3e-2, 1e-2, 3e-3])
+    # The last one is a good point with a bad adjoint.
+    case, distances = CASES[name], {3e-2: 1e-3, 1e-2: 1e-3, 1e-4: 0.1}
     _, z, _ = case.truth(THETA)
     before, after = [], []
-    for distance in distances:
-        ev, level = level_at(case, 1e9, start=off(case, distance), delta=1e-3)
+    for distance, delta in distances.items():
+        ev, level = level_at(case, 1e9, start=off(case, distance), delta=delta)
         error = ev.gradient_error(level).numpy()
         before.append(np.linalg.norm(level.z.numpy() - z))
         after.append(np.linalg.norm(level.z.numpy() + error - z))
@@ -238,8 +239,16 @@ def test_absurd_constants_are_replaced_by_estimates_that_say_so():
 def test_a_mu_that_the_curvature_contradicts_is_noticed(solver):
     case = CASES["quadratic"]
     f, _, x = case.truth(THETA)
+    # By the adjoint alone, where there was nothing to solve.
+    ev = case.evaluator(lower=case.made(mu=10.0), solver=solver)
+    level = ev.solve(THETA, x, 1e-3)
+    assert ev.contradicted == {}
+    ev.adjoint(level, 1e-3 * level.gg_norm)
+    assert ev.contradicted["mu"] == pytest.approx(0.1, rel=0.3)
+    # By the lower level.
     ev = case.evaluator(lower=case.made(mu=10.0), solver=solver)
     level = ev.solve(THETA, torch.zeros_like(x), 1e-3)
+    assert ev.contradicted["mu"] < 1
     ev.adjoint(level, 1e-3 * level.gg_norm)
     assert ev.contradicted["mu"] == pytest.approx(0.1, rel=0.3)
     assert not ev.sound(level)

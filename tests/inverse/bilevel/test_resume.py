@@ -14,6 +14,7 @@ from .energies import least_squares, regression
 CASE = regression("huber", seed=1, B=5, d=3, n=2, r=lambda t: 0.1 * (t**2).sum())
 METHODS = {
     "gn": Auto(),
+    "short": Auto(trust=0.1),
     "lbfgs": Auto(direction="lbfgs"),
     "bb": Auto(direction="bb"),
     "rigorous": Auto(certificate="rigorous", direction="gd"),
