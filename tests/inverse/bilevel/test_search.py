@@ -47,6 +47,10 @@ def test_components_that_push_outwards_are_not_free():
     assert box.free(theta, tensor(1.0, -1.0, 1.0, 1.0)).tolist() == [False, False, True, True]
     assert box.free(theta, tensor(-1.0, 1.0, -1.0, -1.0)).tolist() == [True, True, True, True]
     assert box.clip(tensor(-1.0, 2.0, 0.25, 7.0)).tolist() == [0.0, 1.0, 0.25, 7.0]
+    # Not one rounding beside its bound, where it would be free to push outwards.
+    theta = box.clip(tensor(0.0, 1 - 2e-16, 0.25, -INF))
+    assert theta.tolist() == [0.0, 1.0, 0.25, -INF]
+    assert box.free(theta, tensor(1.0, -1.0, 1.0, 1.0)).tolist() == [False, False, True, False]
 
 
 def test_how_far_a_direction_goes_before_it_meets_a_bound():
