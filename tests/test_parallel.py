@@ -664,9 +664,12 @@ def test_errors_are_not_stored_and_what_was_finished_is(tmp_path):
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 import joblib
 import sciml
+
+# A shell that started the tests in the background has told them to ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def slow(i):
     time.sleep(0.3)
