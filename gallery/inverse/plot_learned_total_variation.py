@@ -37,7 +37,7 @@ print(result.report["verification"])
 # -----------------------------
 # The grey lines are levels of the value, from a table of 120 pairs, which the search does not have. The first steps are
 # as long as it allows itself. Below, the valley is flat: how narrow the bend is hardly matters.
-log_alpha, log_nu = np.linspace(-5.25, -0.5, 12), np.linspace(-5.5, -1, 10)
+log_alpha, log_nu = np.linspace(-5.25, -0.5, 12), np.linspace(-7, -1, 10)
 table, table_units, x = np.empty((10, 12)), 0.0, seen_noisy
 for i, j in np.ndindex(10, 12):
     j = j if i % 2 else 11 - j  # there and back, so that each starts from the images of its neighbour
