@@ -101,6 +101,26 @@ class InvalidTypeError(InvalidInputError, TypeError):
     """An argument is of a kind that cannot be used at all, such as a string for a function."""
 
 
+class IdentifiabilityError(InvalidInputError):
+    """The data cannot determine what is asked for, whatever their noise.
+
+    Parameters
+    ----------
+    message : str
+        The whole text.
+    missing : int or None
+        How many more measurements (snapshots, for a self-calibration) would be enough, where that is known.
+    """
+
+    def __init__(self, message="", *, missing=None):
+        super().__init__(message)
+        self.missing = missing
+
+
+class AmbiguityWarning(UserWarning):
+    """Answers that differ much fit the data about as well; which parts are undetermined is told."""
+
+
 class WorkerLostError(SciMLError, RuntimeError):
     """Worker processes died over items again and again: killed, out of memory, or crashed.
 

@@ -13,6 +13,7 @@ from sciml import exceptions as ex
         (ex.InvalidInputError, (ex.SciMLError, ValueError)),
         (ex.NotPositiveDefiniteError, (ex.InvalidInputError, ValueError)),
         (ex.CertificateError, (ex.InvalidInputError, ValueError)),
+        (ex.IdentifiabilityError, (ex.InvalidInputError, ValueError)),
         (ex.BackendMismatchError, (ex.SciMLError, TypeError)),
         (ex.MemoryBudgetError, (ex.SciMLError, MemoryError)),
         (ex.WorkerLostError, (ex.SciMLError, RuntimeError)),
@@ -20,6 +21,7 @@ from sciml import exceptions as ex
         (ex.ConvergenceWarning, (UserWarning,)),
         (ex.ConditioningWarning, (UserWarning,)),
         (ex.FallbackWarning, (UserWarning,)),
+        (ex.AmbiguityWarning, (UserWarning,)),
     ],
 )
 def test_is_caught_as_its_bases_and_pickles(cls, bases):
@@ -36,6 +38,7 @@ def test_is_caught_as_its_bases_and_pickles(cls, bases):
         (ex.CertificateError, {"constant": "mu", "given": 2.0, "seen": 1.0, "sample": 3}),
         (ex.MemoryBudgetError, {"needed": 2**40, "allowed": 2**30}),
         (ex.WorkerLostError, {"items": (3, 7)}),
+        (ex.IdentifiabilityError, {"missing": 2}),
     ],
 )
 def test_keeps_its_numbers_through_pickle(cls, numbers):

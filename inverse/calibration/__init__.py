@@ -1,0 +1,10 @@
+r"""Self-calibration and blind deconvolution: the gains of the instrument and the signals from the same data.
+
+.. math:: y_l = \mathrm{diag}(d)\, A_l\, x_l + \varepsilon_l, \qquad l = 1, \dots, p
+
+The map from (d, x) to y is bilinear, but with s = 1/d the equations s y_l - A_l x_l = 0 are linear and homogeneous: one
+least-squares problem, whose noise is corrected for and whose answer is refined to maximum likelihood. The answer comes
+with standard deviations, and with the parts that the data do not determine named.
+"""
+
+from sciml.inverse.calibration.estimate import Estimate as Estimate
