@@ -1,0 +1,361 @@
+r"""The dense chain: eigenproblem free of noise bias, reweighting, maximum likelihood, covariance; group by group.
+
+Notation  b channels, m sensors; s = 1/d; M, N of the elimination; lam its generalised eigenvalues.
+Cost      some ten eliminations and m^3.
+Pitfalls  the residual of the linear equation is s times the noise, so that it is weighed by the current abs(d)^2 and
+          solved again; Gauss-Newton closes what is left to the Cramer-Rao bound. A local minimum is possible at low
+          signal-to-noise ratios: several starts are refined there and the lowest misfit is kept.
+References
+    C. Sanathanan, J. Koerner, Transfer function synthesis as a ratio of two complex polynomials, 1963 (the reweighting).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from sciml.inverse.calibration.estimate import Estimate
+from sciml.inverse.calibration.identifiability import (
+    common_groups,
+    dead_sensors,
+    null_count,
+    ratio_threshold,
+    rounding_floor,
+    quiet_sensors,
+    uninformed_sensors,
+)
+from sciml.inverse.calibration.published import inverse_power
+from sciml.inverse.calibration.refinement import Parametrisation, refine
+from sciml.inverse.calibration.spectral import spectral_start
+from sciml.inverse.calibration.uncertainty import gain_covariance
+
+__all__ = ["Chain", "ChainAnswer", "solve_chain"]
+
+_ROUNDS = 3  # of reweighting; more change less than the noise does
+_APART = 0.1  # two starts whose gains differ by more than this are both refined
+_LOUD = 30.0  # signal over noise, as powers, from which one start is enough where the first two agree
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What is asked of the chain.
+
+    Parameters
+    ----------
+    parameters : Parametrisation
+        Of the gains.
+    start : {"reweighted", "eigenvector", "signal", "least-squares", "spectral"}
+        The first estimate; "signal" takes the energy of the data as the normaliser of the eigenproblem.
+    refine : bool
+        Whether to refine it to maximum likelihood.
+    w : Tensor, shape (m,), or None
+        Normaliser of least squares.
+    tol, max_iter
+        Of the refinement.
+    sensor_weights : Tensor, shape (b, m), or None
+        Multiply the weights throughout.
+    """
+
+    parameters: Parametrisation = field(default_factory=Parametrisation)
+    start: str = "reweighted"
+    refine: bool = True
+    w: torch.Tensor | None = None
+    tol: float = 1e-10
+    max_iter: int = 100
+    sensor_weights: torch.Tensor | None = None
+
+
+@dataclass
+class ChainAnswer:
+    """An estimate with what the data do not determine.
+
+    Parameters
+    ----------
+    estimate : Estimate
+        Gains in a gauge of their own for each group, NaN where unidentified.
+    groups : list of list of list of int
+        For each channel the groups of sensors that share information.
+    null_dimension : Tensor, shape (b,)
+        Number of directions that the data leave free, the common factor included.
+    ratio : Tensor, shape (b,)
+        Of the two smallest eigenvalues.
+    threshold : Tensor, shape (b,)
+        Ratio up to which noise alone explains their distance.
+    null_vectors : Tensor, shape (b, m, k)
+        Inverse gains of the smallest pairs.
+    """
+
+    estimate: Estimate
+    groups: list
+    null_dimension: torch.Tensor
+    ratio: torch.Tensor
+    threshold: torch.Tensor
+    null_vectors: torch.Tensor
+
+
+def solve_chain(elimination, options):
+    """Return the gains of b channels.
+
+    Parameters
+    ----------
+    elimination : Elimination
+        The problem.
+    options : Chain
+        What is asked for.
+
+    Returns
+    -------
+    ChainAnswer
+        See there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sciml.inverse.calibration.elimination import Shared
+    >>> d = torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64)
+    >>> problem = Shared(d[:, None], torch.ones(1, 3, 1, dtype=torch.float64), torch.ones(1))
+    >>> gains = solve_chain(problem, Chain()).estimate.gains
+    >>> (gains / gains[:, :1]).round(decimals=9)
+    tensor([[1., 2., 4.]], dtype=torch.float64)
+    """
+    answer = _attempt(elimination, options)
+    if not options.refine or options.parameters.basis is not None:
+        return answer
+    for _ in range(elimination.m):
+        estimate = answer.estimate
+        std = torch.diagonal(estimate.covariance, dim1=-2, dim2=-1).real.clamp_min(0).sqrt()
+        dead = torch.stack([_dead(estimate, std, own, c) for c, own in enumerate(answer.groups)])
+        if not bool(dead.any()):
+            break
+        elimination = elimination.restrict(estimate.active & ~dead)
+        answer = _attempt(elimination, options)
+    return answer
+
+
+def _dead(estimate, std, groups, channel):
+    """Dead sensors (m,) of one channel, each group being a population of its own."""
+    dead = torch.zeros_like(estimate.active[channel])
+    d = torch.where(estimate.active, estimate.gains, 0)[channel][None]
+    for group in groups:
+        mask = torch.zeros_like(dead)
+        mask[group] = True
+        dead |= dead_sensors(torch.where(mask, d, 0), std[channel][None], mask[None])[0]
+    return dead
+
+
+def _attempt(elimination, options):
+    elimination, quiet, M, N, lam, V = _with_information(elimination, options)
+    active, loud = elimination.active, elimination.active & ~quiet
+    free = options.parameters.basis is None
+    groups = common_groups(M, active) if free else [[a.nonzero()[:, 0].tolist()] if bool(a.any()) else [] for a in active]
+    dof = _dof(elimination, active.to(elimination.dtype), options)
+    root = torch.where(loud, N, 1.0).sqrt()
+    floor = rounding_floor(torch.diagonal(M, dim1=-2, dim2=-1).real / root.square(), loud)
+    threshold = ratio_threshold(dof)
+    null, ratio = null_count(lam, floor, threshold)
+    null = torch.maximum(null, torch.tensor([max(len(g), 1) for g in groups], device=null.device))
+    if all(len(g) <= 1 for g in groups):
+        estimate = _solve(elimination, quiet, options)
+    else:
+        estimate = _by_groups(elimination, quiet, options, groups)
+    estimate.eigenvalues = lam
+    return ChainAnswer(estimate, groups, null, ratio, threshold, V / root[..., None])
+
+
+def _with_information(elimination, options):
+    """Leave out sensors without information, and set those aside that would spoil the start.
+
+    Return the problem, the sensors set aside, and M, N (of all) and the smallest eigenpairs (of the others).
+    """
+    parameters = options.parameters
+    basis = parameters.basis if parameters.inverse else None
+    for _ in range(elimination.m):
+        M, N = elimination.schur(options.sensor_weights)
+        poor = uninformed_sensors(M, N, elimination.active)
+        if not bool(poor.any()):
+            break
+        elimination = elimination.restrict(~poor)
+    quiet = torch.zeros_like(elimination.active)
+    loud, M_loud, N_loud = elimination, M, N
+    for _ in range(elimination.m):
+        lam, V = spectral_start(M_loud, N_loud, loud.active, basis=basis)[1:]
+        if parameters.basis is not None or lam.shape[1] < 2:
+            break
+        freedom = _dof(loud, loud.active.to(loud.dtype), options)
+        more = quiet_sensors(M_loud, N_loud, loud.active, lam, V, freedom)
+        # What is left must still be a problem.
+        more = more & (loud.active.sum(1) - more.sum(1) > max(2, loud.m // 2))[:, None]
+        if not bool(more.any()):
+            break
+        quiet = quiet | more
+        loud = loud.restrict(~more)
+        M_loud, N_loud = loud.schur(options.sensor_weights)
+    return elimination, quiet, M, N, lam, V
+
+
+def _dof(elimination, d, options):
+    k = options.parameters.size
+    count = elimination.active.sum(1) if k is None else torch.full_like(elimination.active.sum(1), k)
+    return (elimination.degrees(d) - (count - 1)).to(d.real.dtype)
+
+
+def _by_groups(elimination, quiet, options, groups):
+    """Solve for each group by itself; the factors between groups are arbitrary."""
+    parts = []
+    for channel, own in enumerate(groups):
+        one = elimination.rows(torch.tensor([channel], device=elimination.device))
+        best = None
+        for group in own or [[]]:
+            mask = torch.zeros(1, elimination.m, dtype=torch.bool, device=elimination.device)
+            mask[0, group] = True
+            # A group of one sensor has no equation but its own.
+            own_part, aside = one.restrict(mask), quiet[channel][None] & mask
+            answer = _solve(own_part, aside, options) if len(group) > 1 else _lonely(own_part)
+            best = answer if best is None else _merged(best, answer)
+        parts.append(best)
+    join = lambda name: torch.cat([getattr(part, name) for part in parts])  # noqa: E731
+    names = ("gains", "active", "noise_variance", "misfit", "dof", "eigenvalues", "converged", "covariance")
+    return Estimate(
+        **{name: join(name) for name in names},
+        method=parts[0].method,
+        n_iter=max(part.n_iter for part in parts),
+        history=parts[0].history,
+    )
+
+
+def _lonely(elimination):
+    zero = elimination.schur()[1].new_zeros(1)
+    m = elimination.m
+    gains = torch.where(elimination.active, 1.0, float("nan")).to(elimination.dtype)
+    return Estimate(
+        gains=gains,
+        active=elimination.active,
+        noise_variance=zero,
+        misfit=zero,
+        dof=zero,
+        eigenvalues=zero[:, None][:, :0],
+        converged=torch.ones(1, dtype=torch.bool, device=zero.device),
+        method="none",
+        covariance=torch.zeros(1, m, m, dtype=elimination.dtype, device=zero.device),
+    )
+
+
+def _merged(one, two):
+    """Two estimates of disjoint sensors of one channel."""
+    misfit, dof = one.misfit + two.misfit, one.dof + two.dof
+    return Estimate(
+        gains=torch.where(two.active, two.gains, one.gains),
+        active=one.active | two.active,
+        noise_variance=misfit / dof.clamp_min(1),
+        misfit=misfit,
+        dof=dof,
+        eigenvalues=one.eigenvalues[:, :0],
+        converged=one.converged & two.converged,
+        method=one.method if one.method != "none" else two.method,
+        n_iter=max(one.n_iter, two.n_iter),
+        covariance=one.covariance + two.covariance,
+        history=one.history or two.history,
+    )
+
+
+def _solve(elimination, quiet, options):
+    """Return the estimate for channels whose sensors form one group."""
+    parameters, active = options.parameters, elimination.active
+    first, others = _starts(elimination, quiet, options)
+    history, n_iter = {}, 0
+    if options.refine:
+        solve = lambda e, d, w: refine(  # noqa: E731
+            e, d, parameters=parameters, sensor_weights=w, tol=options.tol, max_iter=options.max_iter
+        )
+        found = solve(elimination, first, options.sensor_weights)
+        d, misfit, converged, n_iter, history = found.d, found.misfit, found.converged, found.n_iter, found.history
+        doubtful = _doubtful(elimination, first, others, found, options)
+        if bool(doubtful.any()):
+            index = doubtful.nonzero()[:, 0]
+            part = elimination.rows(index)
+            weights = None if options.sensor_weights is None else options.sensor_weights[index]
+            for start in others:
+                again = solve(part, start()[index], weights)
+                better = again.misfit < misfit[index] * (1 - 1e-12)
+                rows = index[better]
+                d[rows], misfit[rows], converged[rows] = again.d[better], again.misfit[better], again.converged[better]
+    else:
+        d = parameters.gains(parameters.project(torch.where(active, first, 1)))
+        d = torch.where(active, d, 0)
+        misfit = elimination.cost(d, options.sensor_weights)
+        converged = torch.ones_like(misfit, dtype=torch.bool)
+    dof = _dof(elimination, d, options)
+    variance = misfit / dof.clamp_min(1)
+    _, _, F = elimination.gauss_newton(d, options.sensor_weights)
+    covariance = variance[:, None, None] * gain_covariance(F, d, active, parameters.derivative(d))
+    return Estimate(
+        gains=torch.where(active, d, float("nan")),
+        active=active,
+        noise_variance=variance,
+        misfit=misfit,
+        dof=dof,
+        eigenvalues=variance[:, None][:, :0],
+        converged=converged,
+        method=options.start + (" + maximum likelihood" if options.refine else ""),
+        n_iter=n_iter,
+        covariance=covariance,
+        history=history,
+    )
+
+
+def _starts(elimination, quiet, options):
+    """Return the first estimate of the gains (b, m) and functions that give others.
+
+    Sensors set aside get a small gain: the first step of Gauss and Newton then fits it to the signals of the others.
+    """
+    weights = options.sensor_weights
+    basis = options.parameters.basis if options.parameters.inverse else None
+    loud = elimination.restrict(~quiet) if bool(quiet.any()) else elimination
+    active = loud.active
+
+    def gains(s):
+        d = _gains(s, active)
+        typical = torch.where(active, d.abs(), float("nan")).nanmedian(dim=1, keepdim=True).values.nan_to_num(1.0)
+        return torch.where(quiet & elimination.active, 1e-3 * typical, d)
+
+    M, N = loud.schur(weights)
+    if options.start == "least-squares":
+        return gains(inverse_power(loud, options.w)[0]), []
+    if options.start == "spectral":
+        return gains(inverse_power(loud, options.w, 300, 1e-12)[0]), []
+    if options.start == "signal":
+        # Model errors are as large as the signal, hence in proportion to the energy of each sensor.
+        energy = torch.diagonal(M, dim1=-2, dim2=-1).real.clamp_min(torch.finfo(N.dtype).tiny)
+        return gains(spectral_start(M, energy, active, 1, basis)[0]), []
+    plain = gains(spectral_start(M, N, active, 1, basis)[0])
+    if options.start == "eigenvector":
+        return plain, []
+    d = plain
+    for _ in range(_ROUNDS):
+        size = torch.where(active, d.abs(), float("nan"))
+        size = (size / size.nanmedian(dim=1, keepdim=True).values).nan_to_num(0.0).clamp(1e-3, 1e3).square()
+        M, N = loud.schur(size if weights is None else weights * size)
+        d = gains(spectral_start(M, N, active, 1, basis)[0])
+    published = lambda: gains(inverse_power(loud, n_steps=100, tol=1e-6)[0])  # noqa: E731
+    squares = lambda: gains(inverse_power(loud)[0])  # noqa: E731
+    return d, [lambda: plain, published, squares]
+
+
+def _gains(s, active):
+    """1 / s, bounded where s vanishes."""
+    size = torch.where(active, s.abs(), 0.0)
+    least = 1e-12 * size.amax(1, keepdim=True)
+    d = s.conj() / s.abs().square().clamp_min(least.square().clamp_min(torch.finfo(size.dtype).tiny))
+    return torch.where(active, d, 0)
+
+
+def _doubtful(elimination, first, others, found, options):
+    """Channels (b,) in which one start may not be enough."""
+    if not others:
+        return torch.zeros_like(found.converged)
+    second = others[0]()
+    inner = (first.conj() * second).sum(1).abs()
+    norms = torch.linalg.vector_norm(first, dim=1) * torch.linalg.vector_norm(second, dim=1)
+    apart = 1 - (inner / norms.clamp_min(torch.finfo(norms.dtype).tiny)).square() > _APART**2
+    M, _ = elimination.schur(options.sensor_weights)
+    signal = torch.diagonal(M, dim1=-2, dim2=-1).real.sum(1)
+    return apart | (signal < _LOUD * found.misfit) | ~found.converged
