@@ -12,6 +12,8 @@ __all__ = [
     "inverse_or_zero",
     "joint_pairs",
     "least_squares",
+    "noise_pairs",
+    "over_gains",
     "pairs",
     "project",
     "range_basis",
@@ -109,6 +111,17 @@ def project(Q, z):
     if Q.shape[1] == 1:
         return (z @ Q[:, 0].conj()) @ Q[:, 0].mT
     return (Q @ (Q.mH @ z[..., None]))[..., 0]
+
+
+def noise_pairs(Q):
+    """Return (I - P) o conj(P) for P = Q Q^H: what white noise leaves where a signal was projected; (..., m, m)."""
+    return (torch.diag_embed(Q.abs().square().sum(-1)) - (Q @ Q.mH).abs().square()).to(Q.dtype)
+
+
+def over_gains(K, d):
+    """Return K_ij / (conj(d_i) d_j), zero where a gain is zero."""
+    inverse = inverse_or_zero(d)
+    return inverse.conj()[..., :, None] * K * inverse[..., None, :]
 
 
 def pairs(t, Q):

@@ -26,7 +26,7 @@ from sciml.inverse.calibration.identifiability import (
 from sciml.inverse.calibration.published import inverse_power
 from sciml.inverse.calibration.refinement import Parametrisation, refine
 from sciml.inverse.calibration.spectral import spectral_start
-from sciml.inverse.calibration.uncertainty import gain_covariance
+from sciml.inverse.calibration.uncertainty import gain_covariance, without_noise
 
 __all__ = ["Chain", "ChainAnswer", "solve_chain"]
 
@@ -60,7 +60,7 @@ class Chain:
     refine: bool = True
     w: torch.Tensor | None = None
     tol: float = 1e-10
-    max_iter: int = 100
+    max_iter: int = 300
     sensor_weights: torch.Tensor | None = None
 
 
@@ -286,7 +286,11 @@ def _solve(elimination, quiet, options):
     dof = _dof(elimination, d, options)
     variance = misfit / dof.clamp_min(1)
     _, _, F = elimination.gauss_newton(d, options.sensor_weights)
-    covariance = variance[:, None, None] * gain_covariance(F, d, active, parameters.derivative(d))
+    covariance = gain_covariance(F, d, active, parameters.derivative(d))
+    if options.refine:
+        noise = elimination.noise_part(d, options.sensor_weights)
+        covariance = without_noise(covariance, variance[:, None, None] * noise)
+    covariance = variance[:, None, None] * covariance
     return Estimate(
         gains=torch.where(active, d, float("nan")),
         active=active,

@@ -28,6 +28,8 @@ from sciml.inverse.calibration.bases import (
     inverse_or_zero,
     joint_pairs,
     least_squares,
+    noise_pairs,
+    over_gains,
     pairs,
     project,
     range_basis,
@@ -72,6 +74,28 @@ class Elimination:
             Gains, none of them zero where active.
         sensor_weights : Tensor, shape (b, m), or None
             Multiply the weights; ones by default.
+        """
+        raise NotImplementedError
+
+    def noise_part(self, d, sensor_weights=None):
+        """Return what white noise of variance one adds to the mean of F: (b, m, m).
+
+        Parameters
+        ----------
+        d : Tensor, shape (b, m)
+            Gains, none of them zero where active.
+        sensor_weights : Tensor, shape (b, m), or None
+            Multiply the weights; ones by default.
+        """
+        raise NotImplementedError
+
+    def residual_powers(self, d):
+        """Return, for each sensor, the weighted sum of its squared residuals and their degrees of freedom: (b, m) each.
+
+        Parameters
+        ----------
+        d : Tensor, shape (b, m)
+            Gains, none of them zero where active.
         """
         raise NotImplementedError
 
@@ -209,6 +233,28 @@ class Diverse(_Snapshots):
             f += (z - project(Q, z)).abs().square().sum((1, 2))
         return f
 
+    def noise_part(self, d, sensor_weights=None):
+        """Return the part of noise in F; see the base class."""
+        K = self.y.new_zeros(self.b, self.m, self.m)
+        for start, stop in self._blocks():
+            r = self._roots(sensor_weights, start, stop)
+            Q = range_basis((r * d[:, None, :])[..., None] * self._matrices(start, stop))
+            K += noise_pairs(Q).sum(1) * (stop - start if Q.shape[1] == 1 else 1)
+        return over_gains(K, d)
+
+    def residual_powers(self, d):
+        """Return powers and degrees of freedom of the sensors; see the base class."""
+        power = self.y.real.new_zeros(self.b, self.m)
+        freedom = torch.zeros_like(power)
+        for start, stop in self._blocks():
+            r = self._roots(None, start, stop)
+            Q = range_basis((r * d[:, None, :])[..., None] * self._matrices(start, stop))
+            z = r * self.y[:, start:stop]
+            power += (z - project(Q, z)).abs().square().sum(1)
+            free = torch.where(r > 0, (1 - Q.abs().square().sum(-1)).clamp_min(0), 0.0)
+            freedom += free.expand(self.b, stop - start, -1).sum(1)
+        return power, freedom
+
     def degrees(self, d):
         """Return data minus signal unknowns; see the base class."""
         left = self.y.real.new_zeros(self.b)
@@ -262,6 +308,24 @@ class Joint(_Snapshots):
         Q = self._basis(r * d[:, None, :])
         z = r * self.y
         return (z - torch.einsum("blik,bk->bli", Q, torch.einsum("blik,bli->bk", Q.conj(), z))).abs().square().sum((1, 2))
+
+    def noise_part(self, d, sensor_weights=None):
+        """Return the part of noise in F; see the base class."""
+        Q = self._basis(self._roots(sensor_weights, 0, self.p).expand(self.b, self.p, -1) * d[:, None, :])
+        K = torch.diag_embed(Q.abs().square().sum((1, 3)))
+        for own in Q.unbind(1):
+            # |P|^2 between the rows of one snapshot and those of all others.
+            K = K - (own[:, None] @ Q.mH).abs().square().sum(1)
+        return over_gains(K.to(self.dtype), d)
+
+    def residual_powers(self, d):
+        """Return powers and degrees of freedom of the sensors; see the base class."""
+        r = self._roots(None, 0, self.p).expand(self.b, self.p, -1)
+        Q = self._basis(r * d[:, None, :])
+        z = r * self.y
+        rest = z - torch.einsum("blik,bk->bli", Q, torch.einsum("blik,bli->bk", Q.conj(), z))
+        free = torch.where(r > 0, (1 - Q.abs().square().sum(-1)).clamp_min(0), 0.0)
+        return rest.abs().square().sum(1), free.sum(1)
 
     def degrees(self, d):
         """Return data minus signal unknowns; see the base class."""
@@ -341,6 +405,17 @@ class Shared(Elimination):
         _, z, u = self._parts(d, sensor_weights)
         return (z - u).abs().square().sum((1, 2))
 
+    def noise_part(self, d, sensor_weights=None):
+        """Return the part of noise in F; see the base class."""
+        Q = range_basis((self._roots(sensor_weights) * d)[..., None] * self.A)
+        return over_gains(self.count[:, None, None] * noise_pairs(Q), d)
+
+    def residual_powers(self, d):
+        """Return powers and degrees of freedom of the sensors; see the base class."""
+        Q, z, u = self._parts(d, None)
+        free = torch.where(self._roots() > 0, (1 - Q.abs().square().sum(-1)).clamp_min(0), 0.0)
+        return (z - u).abs().square().sum(1), self.count[:, None] * free
+
     def degrees(self, d):
         """Return data minus signal unknowns; see the base class."""
         r = self._roots()
@@ -395,6 +470,14 @@ class Total(Elimination):
     def cost(self, d, sensor_weights=None):
         """Return the misfit (b,) of gains d (b, m); `sensor_weights` as in the base class."""
         return sum(part.cost(d, sensor_weights) for part in self.parts)
+
+    def noise_part(self, d, sensor_weights=None):
+        """Return the part of noise in F; see the base class."""
+        return sum(part.noise_part(d, sensor_weights) for part in self.parts)
+
+    def residual_powers(self, d):
+        """Return powers and degrees of freedom of the sensors; see the base class."""
+        return _summed(part.residual_powers(d) for part in self.parts)
 
     def degrees(self, d):
         """Return data minus signal unknowns; see the base class."""

@@ -205,7 +205,8 @@ def dead_sensors(d, std, active, level=0.01):
     # E r^4 / (E r^2)^2 is 1 + (1 + 2 K) / (1 + K)^2 for complex Gaussian parts, 1 + 2 (1 + 2 K) / (1 + K)^2 for real ones.
     excess = (kurtosis - 1).clamp_min(1e-6) / (1 if d.is_complex() else 2)
     root = (1 - excess.clamp_max(1.0)).clamp_min(0.0).sqrt()
-    K = torch.where(excess >= 1, 0.0, (1 - excess + root) / excess)
+    # Bounded, since moments of some tens of noisy moduli cannot tell how thin a tail is.
+    K = torch.where(excess >= 1, 0.0, (1 - excess + root) / excess).clamp_max(6.0)
     u = (size + 2 * std) / power.sqrt().clamp_min(torch.finfo(size.dtype).tiny)[:, None]
     if d.is_complex():
         chance = (1 + K)[:, None] * (-K)[:, None].exp() * u.square()

@@ -102,7 +102,7 @@ class Parametrisation:
         return theta / factor if self.inverse else theta * factor
 
 
-def refine(elimination, d0, *, parameters=None, sensor_weights=None, penalty=None, tol=1e-10, max_iter=100):
+def refine(elimination, d0, *, parameters=None, sensor_weights=None, penalty=None, tol=1e-10, max_iter=300):
     """Minimise the misfit over the gains from a start.
 
     Parameters
@@ -121,7 +121,7 @@ def refine(elimination, d0, *, parameters=None, sensor_weights=None, penalty=Non
     tol : float
         Steps below this, relative to the gains, end the iteration; 1e-10 by default, far below any noise.
     max_iter : int
-        Steps at most; 100 by default: at low signal-to-noise ratios the rate is linear.
+        Steps at most; 300 by default: at low signal-to-noise ratios the rate is linear.
 
     Returns
     -------

@@ -7,7 +7,7 @@ error after the best alignment.
 
 Notation  F (b, m, m), d (b, m), J (b, m, k) derivative of the gains by their parameters.
 Pitfalls  at the truth F is the bound; at an estimate it also holds the power of the noise in v, which makes it a little
-          too large at low signal-to-noise ratios: `corrected` takes it out.
+          too large at low signal-to-noise ratios: `without_noise` takes it out.
 References
     G. H. Golub, V. Pereyra 1973 for the elimination; the bound is Fisher's information of d after the signals are
     profiled out.
@@ -18,7 +18,9 @@ import torch
 from sciml.exceptions import InvalidInputError
 from sciml.linalg.arrays import enter
 
-__all__ = ["crb", "gain_covariance"]
+__all__ = ["crb", "gain_covariance", "without_noise"]
+
+_MOST = 0.5  # of the information at an estimate that may be noise; beyond it, linear error theory says nothing
 
 
 def gain_covariance(F, d, active, J=None):
@@ -78,6 +80,37 @@ def gain_covariance(F, d, active, J=None):
     infinite = torch.where(beyond & (lost.any(-1))[:, None], float("inf"), 0.0)
     C = (C + C.mH) / 2
     return C if not bool(lost.any()) else C + torch.diag_embed(torch.where(infinite > 0, infinite, 0.0).to(C.dtype))
+
+
+def without_noise(C, noise):
+    r"""Return the covariance of the maximum-likelihood gains, with the noise in F taken out: :math:`F_0^+ F F_0^+`.
+
+    The score has the covariance sigma^2 F, noise in v included, but the curvature of the mean likelihood is
+    F_0 = F - noise. At high signal-to-noise ratios the two are equal; at 5 dB the standard deviations would be a sixth too
+    small without it.
+
+    Parameters
+    ----------
+    C : Tensor, shape (b, m, m)
+        Pseudo-inverse of F, as `gain_covariance` returns it.
+    noise : Tensor, shape (b, m, m)
+        Mean of the part of F that noise makes, in the same units.
+
+    Examples
+    --------
+    >>> import torch
+    >>> without_noise(torch.tensor([[[0.5]]]), torch.tensor([[[0.5]]])).round(decimals=4)
+    tensor([[[0.8889]]])
+    """
+    infinite = torch.isinf(torch.diagonal(C, dim1=-2, dim2=-1).real)
+    plain = torch.where(torch.isfinite(C.abs()), C, 0)
+    lam, V = torch.linalg.eigh((plain + plain.mH) / 2)
+    root = (V * lam.clamp_min(0).sqrt()[..., None, :]) @ V.mH
+    K = root @ noise @ root
+    part, U = torch.linalg.eigh((K + K.mH) / 2)
+    growth = (1 - part.clamp(0, _MOST)) ** -2
+    C = root @ ((U * growth[..., None, :]) @ U.mH) @ root
+    return C + torch.diag_embed(torch.where(infinite, float("inf"), 0.0).to(C.dtype)) if bool(infinite.any()) else C
 
 
 def crb(d, x, A, sigma):
