@@ -244,7 +244,7 @@ def _newton(pairs, d, g, D, Q, mu):
 
 
 def _moved(turn, modulus, change):
-    """Return gains changed by a factor where the change is small: heavy pairs then keep their products d_i conj(d_j)."""
+    """Return gains changed by a factor where the change is small: heavy pairs keep their products d_i conj(d_j)."""
     ratio = change / modulus.clamp_min(1e-300)
     return turn * torch.where(ratio.abs() < 1, modulus * ratio.exp(), modulus + change)
 

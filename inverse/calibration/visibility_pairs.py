@@ -116,7 +116,7 @@ def read_pairs(V, M, W=None, start=None, *, keep_bipartite=False):
     missing = V.isnan()
     covariance, off = V.masked_fill(missing, 0), ~torch.eye(m, dtype=torch.bool, device=V.device)
     W = _usual_weights(V, covariance * off) if W is None else _given_weights(W).expand(b, m, m)
-    W = (W * off).masked_fill(missing, 0)
+    W = W.masked_fill(missing, 0)
     W, notes = torch.where(_informative(W * M.abs() ** 2), W, 0), []
     labels, active = _labels(W > 0), (W > 0).any(2)
     for k in _where((~active).any(1)):

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 from sciml.exceptions import ConvergenceWarning, IdentifiabilityError, InvalidInputError
 from sciml.inverse.calibration.visibilities import solve_visibilities, stefcal
-from sciml.inverse.calibration.visibility_pairs import connected_groups
+from sciml.inverse.calibration.visibility_pairs import connected_groups, read_pairs
 
 
 def normal(rng, shape, is_complex):
@@ -213,6 +213,16 @@ def test_groups_that_no_pair_joins_are_named(rng):
     # 20 pairs, 10 gains, of which two phases are free.
     assert float(found.dof[0]) == 20 - 10 + 1
     assert not found.covariance[0, :5, 5:].abs().max() > 1e-12 * found.covariance.abs().max()
+
+
+def test_the_start_has_the_phases_of_exact_data_in_every_group(rng):
+    d, V, M = problem(rng, 11)
+    W = np.zeros((11, 11))
+    W[:6, :6] = W[6:, 6:] = 1
+    start = read_pairs(V, M, W).start[0].numpy()
+    for group in (slice(6), slice(6, 11)):
+        turn = start[group] / d[group]
+        assert_allclose(turn / np.abs(turn), np.full(len(turn), turn[0] / abs(turn[0])), atol=1e-9)
 
 
 def test_a_scale_that_is_free_between_two_halves_is_no_answer(rng):
