@@ -33,7 +33,9 @@ def array(*axes, units="dimensionless", help="", optional=False):
     Parameters
     ----------
     *axes : str
-        A name for each axis, all different; an axis that two arrays share has one length.
+        A name for each axis, all different; an axis that two arrays share has one length. A first "..." stands for any
+        number of leading axes, such as those of a batch; where nothing else is declared, an array without axes becomes
+        a Python number.
     units : str
         Units of the values; "dimensionless" by default.
     help : str
@@ -126,7 +128,9 @@ class Result:
             if not (isinstance(value, np.ndarray) or _is_tensor(value)):
                 value = np.asarray(value)
                 object.__setattr__(self, name, value)
-            if value.ndim != len(axes):
+            if axes == ("...",) and value.ndim == 0:
+                object.__setattr__(self, name, value.item())
+            elif value.ndim < len(axes) - 1 if axes[:1] == ("...",) else value.ndim != len(axes):
                 raise InvalidInputError(
                     f"{name} of {type(self).__name__} must have the axes {axes}; got shape {tuple(value.shape)}."
                 )
@@ -177,9 +181,9 @@ class Result:
         if len(self.history.get("criterion", ())):
             parts.append(f"criterion={self.history['criterion'][-1]:.1e}")
         shapes = [
-            f"{name}({', '.join(map(str, getattr(self, name).shape))})"
+            f"{name}({', '.join(map(str, np.shape(getattr(self, name))))})"
             for name in self._array_fields()
-            if getattr(self, name) is not None
+            if getattr(self, name) is not None and np.ndim(getattr(self, name))
         ]
         return f"<{' '.join(parts)}{' | ' if shapes else ''}{' '.join(shapes)}>"
 
@@ -203,7 +207,8 @@ class Result:
         for name, field in self._array_fields().items():
             if getattr(self, name) is not None:
                 about = {"units": field.metadata["units"], "long_name": field.metadata["help"] or name}
-                variables[name] = (field.metadata["axes"], _numpy(getattr(self, name)).copy(), about)
+                value = _numpy(getattr(self, name)).copy()
+                variables[name] = (self._axes(field.metadata["axes"], value.ndim), value, about)
         for key, row in self.history.items():
             variables[f"history_{key}"] = (("iteration",), row.copy(), {"long_name": f"{key} of each iteration"})
         for axis, given in self.coords().items():
@@ -307,6 +312,20 @@ class Result:
                 scratch.unlink()
             raise
         return path
+
+    def _axes(self, axes, ndim):
+        """Names of the axes of an array; leading ones by `batch_axes`."""
+        return (*self.batch_axes(ndim - len(axes) + 1), *axes[1:]) if axes[:1] == ("...",) else axes
+
+    def batch_axes(self, count):
+        """Return names for the leading axes of arrays declared with "..."; "batch_0", "batch_1" and so on by default.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        """
+        return tuple(f"batch_{i}" for i in range(count))
 
     def _state(self):
         """Return what rebuilds the internals: a dict of arrays and plain values; nothing by default."""

@@ -7,4 +7,15 @@ least-squares problem, whose noise is corrected for and whose answer is refined 
 with standard deviations, and with the parts that the data do not determine named.
 """
 
+from sciml.inverse.calibration.ensembles import DFTMask as DFTMask
+from sciml.inverse.calibration.ensembles import FromCallable as FromCallable
+from sciml.inverse.calibration.ensembles import PartialDFT as PartialDFT
+from sciml.inverse.calibration.ensembles import SpreadCode as SpreadCode
+from sciml.inverse.calibration.ensembles import Steering as Steering
 from sciml.inverse.calibration.estimate import Estimate as Estimate
+from sciml.inverse.calibration.priors import GainPrior as GainPrior
+from sciml.inverse.calibration.result import CalibrationResult as CalibrationResult
+from sciml.inverse.calibration.solve import self_calibrate as self_calibrate
+from sciml.inverse.calibration.uncertainty import crb as crb
+from sciml.inverse.calibration.visibilities import solve_visibilities as solve_visibilities
+from sciml.inverse.calibration.visibilities import stefcal as stefcal

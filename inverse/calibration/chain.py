@@ -9,7 +9,8 @@ References
     C. Sanathanan, J. Koerner, Transfer function synthesis as a ratio of two complex polynomials, 1963 (the reweighting).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ from sciml.inverse.calibration.published import inverse_power
 from sciml.inverse.calibration.refinement import Parametrisation, refine
 from sciml.inverse.calibration.spectral import spectral_start
 from sciml.inverse.calibration.uncertainty import gain_covariance, without_noise
+from sciml.iterate import Status
 
 __all__ = ["Chain", "ChainAnswer", "solve_chain"]
 
@@ -53,6 +55,8 @@ class Chain:
         Of the refinement.
     sensor_weights : Tensor, shape (b, m), or None
         Multiply the weights throughout.
+    callback, progress
+        Of the refinement, as for :func:`sciml.iterate.run`.
     """
 
     parameters: Parametrisation = field(default_factory=Parametrisation)
@@ -62,6 +66,8 @@ class Chain:
     tol: float = 1e-10
     max_iter: int = 300
     sensor_weights: torch.Tensor | None = None
+    callback: Any = None
+    progress: bool | None = None
 
 
 @dataclass
@@ -203,13 +209,15 @@ def _by_groups(elimination, quiet, options, groups):
     parts = []
     for channel, own in enumerate(groups):
         one = elimination.rows(torch.tensor([channel], device=elimination.device))
+        weights = options.sensor_weights
+        own_options = options if weights is None else replace(options, sensor_weights=weights[channel : channel + 1])
         best = None
         for group in own or [[]]:
             mask = torch.zeros(1, elimination.m, dtype=torch.bool, device=elimination.device)
             mask[0, group] = True
             # A group of one sensor has no equation but its own.
             own_part, aside = one.restrict(mask), quiet[channel][None] & mask
-            answer = _solve(own_part, aside, options) if len(group) > 1 else _lonely(own_part)
+            answer = _solve(own_part, aside, own_options) if len(group) > 1 else _lonely(own_part)
             best = answer if best is None else _merged(best, answer)
         parts.append(best)
     join = lambda name: torch.cat([getattr(part, name) for part in parts])  # noqa: E731
@@ -263,13 +271,13 @@ def _solve(elimination, quiet, options):
     first, others = _starts(elimination, quiet, options)
     history, n_iter = {}, 0
     if options.refine:
-        solve = lambda e, d, w: refine(  # noqa: E731
-            e, d, parameters=parameters, sensor_weights=w, tol=options.tol, max_iter=options.max_iter
-        )
+        loop = {"tol": options.tol, "max_iter": options.max_iter, "callback": options.callback}
+        loop |= {"progress": options.progress, "parameters": parameters}
+        solve = lambda e, d, w: refine(e, d, sensor_weights=w, **loop)  # noqa: E731
         found = solve(elimination, first, options.sensor_weights)
         d, misfit, converged, n_iter, history = found.d, found.misfit, found.converged, found.n_iter, found.history
         doubtful = _doubtful(elimination, first, others, found, options)
-        if bool(doubtful.any()):
+        if bool(doubtful.any()) and found.status is not Status.STOPPED:
             index = doubtful.nonzero()[:, 0]
             part = elimination.rows(index)
             weights = None if options.sensor_weights is None else options.sensor_weights[index]

@@ -89,13 +89,15 @@ class Elimination:
         """
         raise NotImplementedError
 
-    def residual_powers(self, d):
+    def residual_powers(self, d, sensor_weights=None):
         """Return, for each sensor, the weighted sum of its squared residuals and their degrees of freedom: (b, m) each.
 
         Parameters
         ----------
         d : Tensor, shape (b, m)
             Gains, none of them zero where active.
+        sensor_weights : Tensor, shape (b, m), or None
+            Multiply the weights; ones by default.
         """
         raise NotImplementedError
 
@@ -242,12 +244,12 @@ class Diverse(_Snapshots):
             K += noise_pairs(Q).sum(1) * (stop - start if Q.shape[1] == 1 else 1)
         return over_gains(K, d)
 
-    def residual_powers(self, d):
+    def residual_powers(self, d, sensor_weights=None):
         """Return powers and degrees of freedom of the sensors; see the base class."""
         power = self.y.real.new_zeros(self.b, self.m)
         freedom = torch.zeros_like(power)
         for start, stop in self._blocks():
-            r = self._roots(None, start, stop)
+            r = self._roots(sensor_weights, start, stop)
             Q = range_basis((r * d[:, None, :])[..., None] * self._matrices(start, stop))
             z = r * self.y[:, start:stop]
             power += (z - project(Q, z)).abs().square().sum(1)
@@ -318,9 +320,9 @@ class Joint(_Snapshots):
             K = K - (own[:, None] @ Q.mH).abs().square().sum(1)
         return over_gains(K.to(self.dtype), d)
 
-    def residual_powers(self, d):
+    def residual_powers(self, d, sensor_weights=None):
         """Return powers and degrees of freedom of the sensors; see the base class."""
-        r = self._roots(None, 0, self.p).expand(self.b, self.p, -1)
+        r = self._roots(sensor_weights, 0, self.p).expand(self.b, self.p, -1)
         Q = self._basis(r * d[:, None, :])
         z = r * self.y
         rest = z - torch.einsum("blik,bk->bli", Q, torch.einsum("blik,bli->bk", Q.conj(), z))
@@ -410,9 +412,9 @@ class Shared(Elimination):
         Q = range_basis((self._roots(sensor_weights) * d)[..., None] * self.A)
         return over_gains(self.count[:, None, None] * noise_pairs(Q), d)
 
-    def residual_powers(self, d):
+    def residual_powers(self, d, sensor_weights=None):
         """Return powers and degrees of freedom of the sensors; see the base class."""
-        Q, z, u = self._parts(d, None)
+        Q, z, u = self._parts(d, sensor_weights)
         free = torch.where(self._roots() > 0, (1 - Q.abs().square().sum(-1)).clamp_min(0), 0.0)
         return (z - u).abs().square().sum(1), self.count[:, None] * free
 
@@ -475,9 +477,9 @@ class Total(Elimination):
         """Return the part of noise in F; see the base class."""
         return sum(part.noise_part(d, sensor_weights) for part in self.parts)
 
-    def residual_powers(self, d):
+    def residual_powers(self, d, sensor_weights=None):
         """Return powers and degrees of freedom of the sensors; see the base class."""
-        return _summed(part.residual_powers(d) for part in self.parts)
+        return _summed(part.residual_powers(d, sensor_weights) for part in self.parts)
 
     def degrees(self, d):
         """Return data minus signal unknowns; see the base class."""

@@ -274,8 +274,8 @@ def choose(elimination, d, centre=None, *, y=None, random_state=0):
     found = _best(elimination, d, centre, y, supported)
     seen = f"residuals are no white noise (score {verdict.score:.0f}, {100 * verdict.fraction:.2g} % of the energy)"
     if not supported:
-        apart = _disagreement(elimination, centre, y)
-        if apart > _DISAGREEMENT:
+        apart = _disagreement(elimination, found.d[None], centre, y)
+        if apart > _DISAGREEMENT or not found.converged:
             return _give_up(elimination, centre, verdict, seen, apart)
     reason = (
         f"{seen}: the model holds only nearly, so that log gains were shrunk towards their mean, with a spread of "
@@ -319,7 +319,8 @@ def _best(elimination, d, centre, y, supported) -> Shrunk:
 def _signal_start(elimination):
     """Smallest eigenvector normalised by the energy of every sensor: of gains that errors are proportional to."""
     M, _ = elimination.schur()
-    s, _, _ = spectral_start(M, _amplitude(elimination).square(), elimination.active)
+    energy = _amplitude(elimination).square()
+    s, _, _ = spectral_start(M, energy, elimination.active & (energy > 0))
     return inverse_or_zero(s)
 
 
@@ -330,12 +331,14 @@ def _amplitude(elimination):
     return energy.sqrt()[None]
 
 
-def _disagreement(elimination, centre, y):
-    """Distance between the gains of two halves of the snapshots, each from its own start, or 0 where unknown."""
+def _disagreement(elimination, d, centre, y):
+    """Distance between the gains of two halves of the snapshots, each free to prefer its own, or 0 where unknown."""
     halves = [_take(elimination, slice(k, None, 2), y) for k in (0, 1)]
     if any(half is None for half in halves):
         return 0.0
-    first, second = (_best(half, _signal_start(half), centre, None, False).d for half in halves)
+    heard = torch.stack([_amplitude(half) > 0 for half in halves]).all(0)
+    halves = [half.restrict(heard) for half in halves]
+    first, second = (_best(half, d, centre, None, False).d for half in halves)
     inner = torch.vdot(first, second).abs() / (first.norm() * second.norm())
     return float((1 - inner.square()).clamp_min(0).sqrt())
 
@@ -344,8 +347,8 @@ def _give_up(elimination, centre, verdict, seen, apart):
     gains = torch.where(elimination.active, centre, 0)[0]
     infinite = torch.where(elimination.active[0], float("inf"), 0.0).to(gains.real.dtype)
     reason = (
-        f"{seen}, no smaller with the phases of the mean than with random ones, and the gains of two halves of the "
-        f"snapshots differ by {100 * apart:.0f} %: the data are left as they are. Pass a model that holds, or prior="
+        f"{seen}, no smaller with the phases of the mean than with random ones, and no other gains are found again (those "
+        f"of two halves of the snapshots differ by {100 * apart:.0f} %): the data are left as they are"
     )
     return Decision("uncalibrated", reason, verdict, gains, torch.diag(infinite).to(gains.dtype))
 

@@ -38,12 +38,14 @@ from sciml.validation import check_number, check_option
 
 __all__ = ["GainPrior", "Shrunk", "gain_penalty", "map_inverse_gains", "shrink", "two_variances"]
 
-# Excess of log-likelihood that a variance beyond the scatter of the snapshots must bring: 1 % of chance.
-_EVIDENCE = 3.3
+# Log-likelihood that an error far beyond the scatter of the snapshots must bring.
+_EVIDENCE = 5.0
 # The same for a spread of the gains at all, below which data are better left as they are: 2 % of chance at most.
 _SPREAD_EVIDENCE = 2.0
 _RATIOS = np.logspace(-8, 8, 129)
+_SHARES = np.logspace(-2, 0, 41)
 _SPREADS = np.concatenate([[0.0], np.logspace(-10, 3, 121)])
+_LARGEST = 1e6  # of a gain beside its mean
 _SETTLING = 12  # steps after which the variances stay, so that the rest is a contraction
 
 
@@ -219,7 +221,7 @@ def gain_penalty(centre, weight, on="log"):
     return penalty
 
 
-def two_variances(z, lam, floor=0.0):
+def two_variances(z, lam, floor=0.0, doubt=0.0):
     """Return the variances of highest likelihood of z_k ~ N(0, spread + error / lam_k).
 
     Parameters
@@ -230,15 +232,15 @@ def two_variances(z, lam, floor=0.0):
         Positive.
     floor : float
         Least value of `error`, as known from elsewhere; 0 by default.
+    doubt : float
+        Log-likelihood that a spread must bring; 0 by default.
 
     Returns
     -------
     spread : float
-        tau^2, 0 where `error` explains nearly as much alone: odds of less than 1 to 7 for a spread.
+        tau^2, 0 where `error` explains as much alone.
     error : float
-        kappa; where there is a spread, `floor` unless odds of more than 27 to 1 are for a larger one.
-    excess : float
-        Log-likelihood that kappa free to exceed the floor gains.
+        kappa, at least `floor`: its logarithm is thought within one of that of `floor`, or anywhere at odds of 1 to 150.
 
     Examples
     --------
@@ -251,30 +253,27 @@ def two_variances(z, lam, floor=0.0):
     half = 1.0 if z.is_complex() else 0.5
     size = max(float(z2.max()), torch.finfo(lam.dtype).tiny) if len(z) else 1.0
 
-    def likelihood(spread, error):
+    def score(spread, error):
         variance = (spread[:, None] + error[:, None] / lam).clamp_min(1e-30 * size)
-        return -half * (variance.log() + z2 / variance).sum(1)
+        # Errors alike in all directions look like a spread: where floor alone will do, it shall.
+        beyond = 0.5 * (error / floor).log().square() if floor > 0 else torch.zeros_like(error)
+        return -half * (variance.log() + z2 / variance).sum(1) - beyond.clamp_max(_EVIDENCE)
 
     scale = float(lam.log().mean().exp())
     ratio = torch.as_tensor(_RATIOS, device=lam.device) * scale
-    # For a given ratio of the two the best spread is a mean.
-    spread = (z2 / (1 + ratio[:, None] / lam)).mean(1)
-    error = ratio * spread
-    free = likelihood(spread, error)
-    free = torch.where(error >= floor, free, -torch.inf)
+    # For a given ratio of the two the best spread is a mean; at the floor it is searched for.
+    free = (z2 / (1 + ratio[:, None] / lam)).mean(1)
     grid = torch.as_tensor(_SPREADS, device=lam.device) * size
-    bound = likelihood(grid, torch.full_like(grid, floor))
-    i, j = int(free.argmax()), int(bound.argmax())
-    excess = float(free[i] - bound[j])
-    best = (float(free[i]), float(spread[i]), float(error[i]))
-    if not excess > _EVIDENCE:
-        best = (float(bound[j]), float(grid[j]), float(floor))
-    # No spread at all, with as much error as that takes.
-    alone = torch.clamp_min((z2 * lam).mean(), floor)
-    nothing = float(likelihood(torch.zeros_like(alone)[None], alone[None]))
-    if best[0] - nothing < _SPREAD_EVIDENCE:
-        return 0.0, float(alone), max(excess, 0.0)
-    return best[1], best[2], max(excess, 0.0)
+    spread = torch.cat([grid, free])
+    error = torch.cat([torch.full_like(grid, floor), ratio * free])
+    value = torch.where(error >= floor, score(spread, error), -torch.inf)
+    best = int(value.argmax())
+    alone = ((z2 * lam).mean() * torch.as_tensor(_SHARES, device=lam.device)).clamp_min(floor)
+    nothing = score(torch.zeros_like(alone), alone)
+    none = int(nothing.argmax())
+    if float(value[best]) <= float(nothing[none]) + doubt:
+        return 0.0, float(alone[none])
+    return float(spread[best]), float(error[best])
 
 
 @dataclass
@@ -308,7 +307,7 @@ class Shrunk:
     n_iter: int
 
 
-def shrink(elimination, start, centre, *, proportional=False, scatter=None, max_iter=60):
+def shrink(elimination, start, centre, *, proportional=False, scatter=None, max_iter=40):
     """Return the posterior mean of log d under a prior whose strength is estimated, for one channel.
 
     Parameters
@@ -326,7 +325,7 @@ def shrink(elimination, start, centre, *, proportional=False, scatter=None, max_
         ``scatter(d, sensor_weights)`` returns the scores of the snapshots by log d, shape (p, m): their scatter bounds
         kappa from below. None by default: the residuals alone do.
     max_iter : int
-        Steps at most; 60 by default.
+        Steps at most; 40 by default.
 
     Returns
     -------
@@ -353,7 +352,8 @@ def shrink(elimination, start, centre, *, proportional=False, scatter=None, max_
     freedom = max(float(elimination.degrees(_place(start, index, start[0, index]))[0]) - k + 1, 1.0)
     eps = torch.finfo(d.real.dtype).eps
     spread = error = 0.0
-    converged, weights = False, None
+    doubted = converged = False
+    weights = None
     for n_iter in range(1, max_iter + 1):
         d = d / d.abs().log().mean().exp()
         if proportional:
@@ -383,17 +383,23 @@ def shrink(elimination, start, centre, *, proportional=False, scatter=None, max_
                     floor = max(floor, float((scores.abs().square().sum(0) / lam).mean()) * p / (p - 1))
             # Rounding: residuals of exact data would claim more digits than there are.
             floor = max(floor, (eps * float(lam.mean())) * eps)
-            spread, error, _ = two_variances(z, lam, floor)
+            spread, error = two_variances(z, lam, floor)
+            doubted = two_variances(z, lam, floor, _SPREAD_EVIDENCE)[0] == 0
         precise = spread / (spread + error / lam) if spread > 0 else torch.zeros_like(lam)
         step = V @ (precise * z) - beta
         size = float(step.abs().max())
         # log d is trusted within a factor of e; halfway steps end oscillations between weights and gains.
         step = step * min(1.0, 1.0 / size) * (0.7 if n_iter > _SETTLING // 2 else 1.0) if size > 0 else step
         d = d * step.exp()
+        # A sensor that a wrong start makes vanish would take all weight.
+        d = d * (d.abs().clamp(1 / _LARGEST, _LARGEST) / d.abs())
         width = (float((precise * error / lam).mean()) ** 0.5) if spread > 0 else 0.0
         if size <= max(1e-4 * width, 1e-10):
             converged = True
             break
+    if doubted:
+        # Data are better left alone than calibrated on a suspicion.
+        d, spread, precise = one, 0.0, torch.zeros_like(lam)
     d = d / d.abs().log().mean().exp()
     gains = _place(start, index, d * centre)[0]
     covariance = (V * (precise * error / lam)) @ V.mH

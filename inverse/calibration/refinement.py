@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Parametrisation", "Refined", "refine"]
+from sciml.iterate import Status, Step, run
+
+__all__ = ["Parametrisation", "Refined", "refine", "refinement_steps"]
 
 _DAMPING = 1e-3  # first, after an undamped step has failed
 
@@ -37,8 +39,10 @@ class Refined:
         Steps of the slowest channel.
     converged : Tensor of bool, shape (b,)
         Whether the last step was small enough.
-    history : dict of list
+    history : dict of ndarray
         "criterion": the largest step over the size of theta, "misfit": the sum of f.
+    status : Status
+        How the loop ended.
     """
 
     d: torch.Tensor
@@ -47,6 +51,7 @@ class Refined:
     n_iter: int
     converged: torch.Tensor
     history: dict
+    status: Status
 
 
 class Parametrisation:
@@ -102,7 +107,18 @@ class Parametrisation:
         return theta / factor if self.inverse else theta * factor
 
 
-def refine(elimination, d0, *, parameters=None, sensor_weights=None, penalty=None, tol=1e-10, max_iter=300):
+def refine(
+    elimination,
+    d0,
+    *,
+    parameters=None,
+    sensor_weights=None,
+    penalty=None,
+    tol=1e-10,
+    max_iter=300,
+    callback=None,
+    progress=None,
+):
     """Minimise the misfit over the gains from a start.
 
     Parameters
@@ -122,6 +138,8 @@ def refine(elimination, d0, *, parameters=None, sensor_weights=None, penalty=Non
         Steps below this, relative to the gains, end the iteration; 1e-10 by default, far below any noise.
     max_iter : int
         Steps at most; 300 by default: at low signal-to-noise ratios the rate is linear.
+    callback, progress
+        As for :func:`sciml.iterate.run`.
 
     Returns
     -------
@@ -138,7 +156,15 @@ def refine(elimination, d0, *, parameters=None, sensor_weights=None, penalty=Non
     >>> (found.d / found.d[:, :1]).round(decimals=9)
     tensor([[1., 2., 4.]], dtype=torch.float64)
     """
-    parameters = parameters or Parametrisation()
+    steps = refinement_steps(elimination, d0, parameters or Parametrisation(), sensor_weights, penalty, tol)
+    loop = {"callback": callback, "progress": progress, "on_failure": "ignore"}
+    done = run(steps, name="refinement", tol=tol, max_iter=max_iter, dtype="float64", **loop)
+    theta, d, misfit, converged = done.value
+    return Refined(d, theta, misfit, done.n_iter, converged, done.history, done.status)
+
+
+def refinement_steps(elimination, d0, parameters, sensor_weights=None, penalty=None, tol=1e-10):
+    """Yield the iterates (theta, d, misfit, converged) of `refine`, whose parameters these are, to be stepped by hand."""
     active = elimination.active
 
     def at(theta):
@@ -159,13 +185,11 @@ def refine(elimination, d0, *, parameters=None, sensor_weights=None, penalty=Non
 
     theta = normalised(parameters.project(torch.where(active, d0, 1)))
     d, f, total, g, F = at(theta)
-    b = len(theta)
     energy = _energy(elimination, sensor_weights)
     eps = torch.finfo(f.dtype).eps
-    mu, done = torch.zeros_like(f), torch.zeros(b, dtype=torch.bool, device=f.device)
-    history = {"criterion": [], "misfit": [float(f.sum())]}
-    last = torch.full_like(f, float("inf"))
-    for n_iter in range(1, max_iter + 1):
+    mu, done = torch.zeros_like(f), torch.zeros(len(theta), dtype=torch.bool, device=f.device)
+    yield Step((theta, d, f, done), 1.0, {"misfit": float(f.sum())})
+    while True:
         step, predicted = _step(theta, d, g, F, parameters.derivative(d), mu, active, penalty is None)
         size = _norm(step) / _norm(theta).clamp_min(torch.finfo(f.dtype).tiny)
         trial = normalised(theta + step)
@@ -179,15 +203,11 @@ def refine(elimination, d0, *, parameters=None, sensor_weights=None, penalty=Non
         F = torch.where(row[..., None], F_new, F)
         f, total = torch.where(moves, f_new, f), torch.where(moves, total_new, total)
         mu = torch.where(better, torch.where(mu <= _DAMPING, 0, mu / 10), (10 * mu).clamp_min(_DAMPING))
-        last = torch.where(done, last, size)
         done = done | (better & (size < tol)) | (~better & (predicted.abs() <= slack))
-        history["criterion"].append(float(size.max()))
-        history["misfit"].append(float(f.sum()))
-        if bool(done.all()) or bool((mu > 1e12).all()):
-            break
-    else:
-        n_iter = max_iter
-    return Refined(d, theta, f, n_iter, done, history)
+        left = torch.where(done, 0.0, size.nan_to_num(1.0).clamp(10 * tol, 1.0))
+        yield Step((theta, d, f, done), float(left.max()), {"misfit": float(f.sum())})
+        if bool((done | (mu > 1e12)).all()):
+            return
 
 
 def _step(theta, d, g, F, J, mu, active, free_scale):

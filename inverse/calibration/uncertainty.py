@@ -20,7 +20,7 @@ from sciml.linalg.arrays import enter
 
 __all__ = ["crb", "gain_covariance", "without_noise"]
 
-_MOST = 0.5  # of the information at an estimate that may be noise; beyond it, linear error theory says nothing
+_MOST = 0.9  # of the information at an estimate that may be noise; beyond it, linear error theory says nothing
 
 
 def gain_covariance(F, d, active, J=None):
