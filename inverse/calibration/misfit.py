@@ -347,8 +347,8 @@ def _give_up(elimination, centre, verdict, seen, apart):
     gains = torch.where(elimination.active, centre, 0)[0]
     infinite = torch.where(elimination.active[0], float("inf"), 0.0).to(gains.real.dtype)
     reason = (
-        f"{seen}, no smaller with the phases of the mean than with random ones, and no other gains are found again (those "
-        f"of two halves of the snapshots differ by {100 * apart:.0f} %): the data are left as they are"
+        f"{seen}, no smaller with the phases of the mean than with random ones, and no other gains are found again "
+        f"(those of two halves of the snapshots differ by {100 * apart:.0f} %): the data are left as they are"
     )
     return Decision("uncalibrated", reason, verdict, gains, torch.diag(infinite).to(gains.dtype))
 

@@ -240,7 +240,8 @@ def two_variances(z, lam, floor=0.0, doubt=0.0):
     spread : float
         tau^2, 0 where `error` explains as much alone.
     error : float
-        kappa, at least `floor`: its logarithm is thought within one of that of `floor`, or anywhere at odds of 1 to 150.
+        kappa, at least `floor`: its logarithm is thought within one of that of `floor`, or anywhere beyond at odds of
+        1 to 150.
 
     Examples
     --------

@@ -2,3 +2,5 @@
 
 from sciml.datasets.images import noisy as noisy
 from sciml.datasets.images import photographs as photographs
+from sciml.datasets.sensors import gain_pattern as gain_pattern
+from sciml.datasets.sensors import measured_snapshots as measured_snapshots
