@@ -12,8 +12,8 @@ Pitfalls  the convex program succeeds for small k times sparsity only; its ratio
           it does not, its largest columns still hold the support as a rule, and least squares on them ends with zero
           residual, which is a certificate too as long as there are more data than unknowns.
 References  S. Ling, T. Strohmer, Self-calibration and biconvex compressive sensing, Inverse Problems 31, 2015, arXiv
-          1501.06864. E. Candes, M. Wakin, S. Boyd, Enhancing sparsity by reweighted l1 minimization, 2008, arXiv
-          0711.1612 (the second stage). S. Boyd et al., Distributed optimization and statistical learning via the
+          1501.06864. E. Candes et al., Enhancing sparsity by reweighted l1 minimization, 2008, arXiv 0711.1612 (the
+          second stage). S. Boyd et al., Distributed optimization and statistical learning via the
           alternating direction method of multipliers, 2011, section 3.4 (penalty and stopping).
 """
 
@@ -130,7 +130,7 @@ def sparse_lift(
     References
     ----------
     .. [1] S. Ling, T. Strohmer, Self-calibration and biconvex compressive sensing, 2015, arXiv 1501.06864.
-    .. [2] E. Candes, M. Wakin, S. Boyd, Enhancing sparsity by reweighted l1 minimization, 2008, arXiv 0711.1612.
+    .. [2] E. Candes et al., Enhancing sparsity by reweighted l1 minimization, 2008, arXiv 0711.1612.
 
     Examples
     --------
