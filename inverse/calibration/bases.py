@@ -8,6 +8,7 @@ Pitfalls  QR does not tell the rank; its smallest pivot is looked at, and the si
 import torch
 
 __all__ = [
+    "freedom_of",
     "hermitian",
     "inverse_or_zero",
     "joint_pairs",
@@ -99,6 +100,12 @@ def least_squares(B, z):
         x = torch.linalg.solve_triangular(R, c, upper=True)[..., 0]
     x = x / torch.where(size > 0, size, 1.0)[..., 0, :]
     return torch.where(poor[..., None], float("nan"), x)
+
+
+def freedom_of(Q):
+    """Return one minus the leverage of each row, zero where that is rounding."""
+    free = 1 - Q.abs().square().sum(-1)
+    return torch.where(free > 1e-10, free, 0.0)
 
 
 def inverse_or_zero(d):

@@ -159,7 +159,7 @@ def _attempt(elimination, options):
     threshold = ratio_threshold(dof)
     null, ratio = null_count(lam, floor, threshold)
     null = torch.maximum(null, torch.tensor([max(len(g), 1) for g in groups], device=null.device))
-    if all(len(g) <= 1 for g in groups):
+    if all(len(g) == 1 and len(g[0]) > 1 for g in groups):
         estimate = _solve(elimination, quiet, options)
     else:
         estimate = _by_groups(elimination, quiet, options, groups)

@@ -24,6 +24,7 @@ References
 import torch
 
 from sciml.inverse.calibration.bases import (
+    freedom_of,
     hermitian,
     inverse_or_zero,
     joint_pairs,
@@ -206,7 +207,7 @@ class Diverse(_Snapshots):
             Q = range_basis(r[..., None] * self._matrices(start, stop))
             t = r * self.y[:, start:stop]
             M += pairs(t, Q)
-            N += (r.square() * (1 - Q.abs().square().sum(-1)).clamp_min(0)).expand(self.b, stop - start, -1).sum(1)
+            N += (r.square() * freedom_of(Q)).expand(self.b, stop - start, -1).sum(1)
         return hermitian(M), N
 
     def gauss_newton(self, d, sensor_weights=None):
@@ -253,7 +254,7 @@ class Diverse(_Snapshots):
             Q = range_basis((r * d[:, None, :])[..., None] * self._matrices(start, stop))
             z = r * self.y[:, start:stop]
             power += (z - project(Q, z)).abs().square().sum(1)
-            free = torch.where(r > 0, (1 - Q.abs().square().sum(-1)).clamp_min(0), 0.0)
+            free = torch.where(r > 0, freedom_of(Q), 0.0)
             freedom += free.expand(self.b, stop - start, -1).sum(1)
         return power, freedom
 
@@ -292,8 +293,7 @@ class Joint(_Snapshots):
         r = self._roots(sensor_weights, 0, self.p).expand(self.b, self.p, -1)
         Q = self._basis(r)
         t = r * self.y
-        leverage = Q.abs().square().sum(-1)
-        return hermitian(joint_pairs(t, Q)), (r.square() * (1 - leverage).clamp_min(0)).sum(1)
+        return hermitian(joint_pairs(t, Q)), (r.square() * freedom_of(Q)).sum(1)
 
     def gauss_newton(self, d, sensor_weights=None):
         """Return f, g, F; see the base class."""
@@ -326,7 +326,7 @@ class Joint(_Snapshots):
         Q = self._basis(r * d[:, None, :])
         z = r * self.y
         rest = z - torch.einsum("blik,bk->bli", Q, torch.einsum("blik,bli->bk", Q.conj(), z))
-        free = torch.where(r > 0, (1 - Q.abs().square().sum(-1)).clamp_min(0), 0.0)
+        free = torch.where(r > 0, freedom_of(Q), 0.0)
         return rest.abs().square().sum(1), free.sum(1)
 
     def degrees(self, d):
@@ -393,7 +393,7 @@ class Shared(Elimination):
         """Return M and N; see the base class."""
         r = self._roots(sensor_weights)
         Q = range_basis(r[..., None] * self.A)
-        N = self.count[:, None] * r.square() * (1 - Q.abs().square().sum(-1)).clamp_min(0)
+        N = self.count[:, None] * r.square() * freedom_of(Q)
         return hermitian(shared_pairs(r[:, None, :] * self.factor, Q)), N
 
     def gauss_newton(self, d, sensor_weights=None):
@@ -415,7 +415,7 @@ class Shared(Elimination):
     def residual_powers(self, d, sensor_weights=None):
         """Return powers and degrees of freedom of the sensors; see the base class."""
         Q, z, u = self._parts(d, sensor_weights)
-        free = torch.where(self._roots() > 0, (1 - Q.abs().square().sum(-1)).clamp_min(0), 0.0)
+        free = torch.where(self._roots() > 0, freedom_of(Q), 0.0)
         return (z - u).abs().square().sum(1), self.count[:, None] * free
 
     def degrees(self, d):
