@@ -55,7 +55,14 @@ def inverse_power(elimination, w=None, n_steps=1, tol=0.0):
     size = torch.diagonal(M, dim1=-2, dim2=-1).real
     # Exact data leave M singular: a shift at rounding makes the same direction win at once.
     shift = 1e-14 * size.sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp_min(1)
-    L = torch.linalg.cholesky(M + torch.diag_embed((shift + (~active) * size.amax(-1, keepdim=True)).to(M.dtype)))
+    for _ in range(8):
+        L, info = torch.linalg.cholesky_ex(
+            M + torch.diag_embed((shift + (~active) * size.amax(-1, keepdim=True)).to(M.dtype))
+        )
+        if not bool(info.any()):
+            break
+        # Many null directions: their rounding is larger than that of one.
+        shift = torch.where((info > 0)[:, None], 10 * shift, shift)
     start = torch.ones_like(active, dtype=M.dtype) if w is None else w.to(M.dtype).expand(active.shape)
     s = start = torch.where(active, start, 0)
     blocks = _Signals(elimination)

@@ -21,6 +21,7 @@ from sciml.iterate import Status, Step, run
 __all__ = ["Parametrisation", "Refined", "refine", "refinement_steps"]
 
 _DAMPING = 1e-3  # first, after an undamped step has failed
+_STALLED = 8  # steps at rounding without a smaller one: there are none
 
 
 @dataclass
@@ -188,6 +189,7 @@ def refinement_steps(elimination, d0, parameters, sensor_weights=None, penalty=N
     energy = _energy(elimination, sensor_weights)
     eps = torch.finfo(f.dtype).eps
     mu, done = torch.zeros_like(f), torch.zeros(len(theta), dtype=torch.bool, device=f.device)
+    smallest, waited = torch.full_like(f, float("inf")), torch.zeros_like(f)
     yield Step((theta, d, f, done), 1.0, {"misfit": float(f.sum())})
     while True:
         step, predicted = _step(theta, d, g, F, parameters.derivative(d), mu, active, penalty is None)
@@ -203,7 +205,11 @@ def refinement_steps(elimination, d0, parameters, sensor_weights=None, penalty=N
         F = torch.where(row[..., None], F_new, F)
         f, total = torch.where(moves, f_new, f), torch.where(moves, total_new, total)
         mu = torch.where(better, torch.where(mu <= _DAMPING, 0, mu / 10), (10 * mu).clamp_min(_DAMPING))
-        done = done | (better & (size < tol)) | (~better & (predicted.abs() <= slack))
+        # Ill-conditioned problems have steps of rounding above tol: they promise nothing, and shrink no more.
+        smaller = size < 0.9 * smallest
+        smallest = torch.where(smaller, size, smallest)
+        waited = torch.where(smaller | (predicted.abs() > slack), 0.0, waited + 1)
+        done = done | (better & (size < tol)) | (~better & (predicted.abs() <= slack)) | (waited >= _STALLED)
         left = torch.where(done, 0.0, size.nan_to_num(1.0).clamp(10 * tol, 1.0))
         yield Step((theta, d, f, done), float(left.max()), {"misfit": float(f.sum())})
         if bool((done | (mu > 1e12)).all()):
