@@ -303,13 +303,14 @@ def _best(elimination, d, centre, y, supported) -> Shrunk:
     for start in starts:
         start = torch.where(elimination.active & (start == 0), centre, start)
         for proportional in (True, False):
-            found = shrink(
-                elimination,
-                start,
-                centre,
-                proportional=proportional,
-                scatter=lambda gains, weights: _scores(elimination, gains, weights, y),
-            )
+            options = {
+                "proportional": proportional,
+                "scatter": lambda gains, weights: _scores(elimination, gains, weights, y),
+            }
+            found = shrink(elimination, start, centre, **options)
+            if not supported and start.is_complex():
+                # Arbitrary phases pass for a wide spread, which leads to the right ones; moduli may then be closer.
+                found = shrink(elimination, found.d[None], centre, free_phases=True, **options)
             value = _restricted_likelihood(elimination, found.d[None], found.sensor_weights)
             if best is None or value > best[0]:
                 best = (value, found)

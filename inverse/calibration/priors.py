@@ -308,7 +308,7 @@ class Shrunk:
     n_iter: int
 
 
-def shrink(elimination, start, centre, *, proportional=False, scatter=None, max_iter=40):
+def shrink(elimination, start, centre, *, proportional=False, free_phases=False, scatter=None, max_iter=60):
     """Return the posterior mean of log d under a prior whose strength is estimated, for one channel.
 
     Parameters
@@ -322,11 +322,14 @@ def shrink(elimination, start, centre, *, proportional=False, scatter=None, max_
     proportional : bool
         Whether errors are proportional to the gains, as those of the model are, rather than alike at all sensors, as
         noise is (the default): weights are divided by |d|^2 in every step.
+    free_phases : bool
+        Whether only the moduli of complex gains have a prior; False by default, phases have the same. Signs of real
+        gains are free in any case.
     scatter : callable or None
         ``scatter(d, sensor_weights)`` returns the scores of the snapshots by log d, shape (p, m): their scatter bounds
         kappa from below. None by default: the residuals alone do.
     max_iter : int
-        Steps at most; 40 by default.
+        Steps at most; 60 by default.
 
     Returns
     -------
@@ -367,7 +370,7 @@ def shrink(elimination, start, centre, *, proportional=False, scatter=None, max_
         lam, U = torch.linalg.eigh((Q.mH @ F @ Q + (Q.mH @ F @ Q).mH) / 2)
         lam = lam.clamp_min(max(float(lam[-1]), torch.finfo(lam.dtype).tiny) * 1e-12)
         V = Q @ U
-        beta = _log(d)
+        beta = d.abs().log().to(d.dtype) if free_phases else _log(d)
         beta = beta - beta.mean()
         push = V.mH @ g
         z = V.mH @ beta + push / lam
@@ -395,7 +398,7 @@ def shrink(elimination, start, centre, *, proportional=False, scatter=None, max_
         # A sensor that a wrong start makes vanish would take all weight.
         d = d * (d.abs().clamp(1 / _LARGEST, _LARGEST) / d.abs())
         width = (float((precise * error / lam).mean()) ** 0.5) if spread > 0 else 0.0
-        if size <= max(1e-4 * width, 1e-10):
+        if size <= max(3e-3 * width, 1e-10):
             converged = True
             break
     if doubted:
