@@ -56,6 +56,8 @@ class Problem:
         Of data or matrices.
     working : torch.dtype
         Of the data, in which answers are given.
+    count : float or None
+        Number of snapshots that `y` stands for, where it is their triangular factor; None (the default): its rows.
     """
 
     y: torch.Tensor
@@ -73,6 +75,7 @@ class Problem:
     is_complex: bool
     working: torch.dtype
     coords: dict = field(default_factory=dict)
+    count: float | None = None
 
     @property
     def n(self):
@@ -192,7 +195,8 @@ def build_elimination(problem, W="own"):
     if problem.model == "diverse" or A.shape[1] > 1:
         return Diverse(y, A, W)
     b, p, _ = y.shape
-    count = torch.full((b,), float(p), dtype=y.real.dtype, device=y.device)
+    stands_for = float(p) if problem.count is None else problem.count
+    count = torch.full((b,), stands_for, dtype=y.real.dtype, device=y.device)
     if W is None or bool((W == W[:, :1]).all()):
         return Shared(triangular_factor(y), A[:, 0], count, None if W is None else W[:, 0])
     if len(W) == 1:
