@@ -12,8 +12,20 @@ import math
 import torch
 
 from sciml.exceptions import IdentifiabilityError
+from sciml.inverse.calibration.bases import range_basis
+from sciml.inverse.calibration.elimination import Shared
 
-__all__ = ["check_counts", "common_groups", "dead_sensors", "null_count", "ratio_threshold", "quiet_sensors", "uninformed_sensors"]
+__all__ = [
+    "check_counts",
+    "common_groups",
+    "dead_sensors",
+    "null_count",
+    "quiet_sensors",
+    "ratio_threshold",
+    "rounding_floor",
+    "signals_seen",
+    "uninformed_sensors",
+]
 
 _LINK = 1e-11  # a link weaker than this is rounding
 
@@ -222,6 +234,45 @@ def rounding_floor(diagonal, active):
     return 1e3 * torch.finfo(diagonal.dtype).eps * active.sum(1) * mean
 
 
+def signals_seen(elimination, noise_variance, k=None, sensor_weights=None):
+    r"""Return the number of independent signals above the noise and the number needed, for each channel, or None.
+
+    A singular value of the snapshots above :math:`\sigma (\sqrt p + \sqrt m)`, the largest of noise alone (Marchenko and
+    Pastur), belongs to a signal. Snapshots that repeat fewer signals than needed determine the gains no better than one
+    of each, however many there are.
+
+    Parameters
+    ----------
+    elimination : Elimination
+        The problem; None is returned unless all its snapshots have one matrix and the same weights.
+    noise_variance : Tensor, shape (b,)
+        Of an entry of weight one.
+    k : int or None
+        Number of parameters of the gains; one for each sensor by default.
+    sensor_weights : Tensor, shape (b, m), or None
+        Multiply the weights; ones by default.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sciml.inverse.calibration.elimination import Shared
+    >>> A = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    >>> signals_seen(Shared(A.mT[None, :1].repeat(1, 9, 1), A[None], torch.tensor([9.0])), torch.tensor([0.0]))
+    [(1, 2)]
+    """
+    if not isinstance(elimination, Shared):
+        return None
+    r = elimination._roots(sensor_weights)
+    size = torch.linalg.svdvals(r[:, None, :] * elimination.factor)
+    rank = range_basis(r[..., None] * elimination.A).abs().square().sum((1, 2)).round().expand(elimination.b)
+    sensors = elimination.active.sum(1)
+    noise = noise_variance.clamp_min(0).sqrt() * (elimination.count.sqrt() + sensors.sqrt())
+    floor = 1e3 * torch.finfo(size.dtype).eps * size[:, 0]
+    counts = (size > torch.maximum(noise, floor)[:, None]).sum(1)
+    needed = torch.ceil(((sensors if k is None else k) - 1) / (sensors - rank).clamp_min(1))
+    return list(zip(counts.tolist(), needed.int().tolist(), strict=True))
+
+
 def ratio_threshold(dof):
     """Return the ratio of the two smallest eigenvalues up to which noise alone explains their distance, at most 1.5.
 
@@ -264,7 +315,7 @@ def null_count(eigenvalues, floor, threshold):
     count = (eigenvalues <= limit[:, None]).sum(1).clamp_min(1)
     if eigenvalues.shape[1] == 1:
         return count, torch.full_like(first, float("inf"))
-    return count, eigenvalues[:, 1].clamp_min(0) / torch.where(first > 0, first, 1.0)
+    return count, (eigenvalues[:, 1] / torch.where(first > 0, first, 1.0)).clamp_min(1.0)
 
 
 def _median(t, active):
