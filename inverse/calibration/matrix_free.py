@@ -42,7 +42,8 @@ _PART = 5  # the first eigenproblem takes one of so many snapshots,
 _FEWEST = 8  # but at least so many
 _INNER_TOL = 0.02  # decrease of the misfit that ends an inner iteration, over what the noise of the gains makes of it
 _OUTER_TOL = 0.02
-_SMALL = 2.0**26  # bytes that nobody misses
+_SMALL = 2.0**24  # bytes that nobody misses
+_MANY = 40  # steps of the eigenproblem beyond which it is badly conditioned, and variances are to be measured
 _NEAR = 0.01  # error by noise of the gains of some snapshots up to which Gauss-Newton may start from them
 
 
@@ -87,12 +88,12 @@ def solve_matrix_free(
         first are upper bounds, of a part of the snapshots where that is enough to tell.
     probes : int
         Random vectors that measure the level of the variances of the gains, at about eight applications each; 0 by
-        default, which takes their leading part.
+        default, which takes their leading part unless the problem is badly conditioned.
     max_iter, max_inner : int
         Steps of the eigenproblem, and inner steps of the refinement; 500 and 60 by default.
     memory : float or None
         Bytes that arrays as large as the data may take besides it; None (the default) takes as much as the data or
-        64 MiB, whichever is more, but never more than the configured budget.
+        16 MiB, whichever is more, but never more than the configured budget.
     callback : callable or None
         ``callback(n_iter, step)``, once a step of either stage; a true value stops the stage.
     on_failure : {"warn", "raise", "ignore"} or None
@@ -152,7 +153,7 @@ def solve_matrix_free(
     work = [stream.work()]
     converged, n_iter, dof = found.converged, found.n_iter, stream.dof()
 
-    problem = Reduced(stream, memory)
+    problem = Reduced(stream, memory if refine or probes or W is not None else 0.0)
     if refine:
         n_gains = float(stream.active.sum())
         steps = refine_steps(problem, x, dof, n_gains, inner_tol=_INNER_TOL, max_inner=max_inner)
@@ -165,9 +166,10 @@ def solve_matrix_free(
         best = problem.evaluate(x)
         gains = torch.where(s != 0, 1 / torch.where(s != 0, s, 1.0), best)
     noise = problem.misfit / dof if dof > 0 else float("nan")
-    leading = _leading_variance(stream, problem)
+    leading = _leading_variance(stream, problem, x)
     variance = leading * noise
-    if probes and dof > 0:
+    if (probes or found.n_iter > _MANY) and dof > 0:
+        probes = max(probes, 1)
         factor, steps = probed_variance(problem, x, leading, probes, max_inner)
         variance = variance * factor
         notes.append(
@@ -287,33 +289,44 @@ def _signal_eigenpairs(stream, n_eigen, goal, max_iter, loop, notes, size):
     length = stream.zeros_shape()
     length = int(np.prod(length))
     limit = _basis_limit(stream, n_eigen, length, size)
-    space = SignalSpace(stream, keep=2 * limit * length < 0.75 * stream.p * stream.m)
+    itemsize = torch.empty(0, dtype=stream.dtype).element_size()
+    space = SignalSpace(stream, keep=size + 2 * limit * length * itemsize <= max(1.75 * size, _SMALL))
     found = _eigenpairs(space, space.start(), n_eigen, goal, max_iter, loop, limit, "")
     theta, X = found.value
     notes.append("gains eliminated first: there are weights, or A^H A is not known to be diagonal")
     return theta, space.signals(X[0]), torch.zeros(stream.m, dtype=stream.long, device=stream.y.device), found
 
 
-def _leading_variance(stream, problem):
+def _leading_variance(stream, problem, x):
     """Return an approximation of the diagonal of F^+ for noise of variance one, zero where a sensor is left out.
 
     F_ii = V_i (1 - h_i), with the leverages of a measurement in general position: h = w t / (1 + w t), w the weight of
     a sensor times its squared gain, t such that they sum to the unknowns of a snapshot. The next order is the square
     of the other entries of a row, h (1 - h) V^2 / p in sum.
     """
-    w = problem.d.abs().square()
-    if stream.W is not None:
-        total = sum(stream.W[a:b].sum(0, dtype=torch.float64) for a, b in stream.blocks)
-        w = w * total / stream.p
-    w = torch.where(stream.active, w, 0.0)
     per = stream.n / stream.p if stream.shared else float(stream.n)
-    n_active = int(stream.active.sum())
-    h = torch.zeros_like(w)
-    if per < n_active:
-        low, high = 1e-12 / float(w.max()), 1e12 / float(w.max())
-        for _ in range(100):
-            t = (low * high) ** 0.5
-            h = w * t / (1 + w * t)
-            low, high = (t, high) if float(h.sum()) < per else (low, t)
-    rest = (1 - h).clamp_min(1e-6)
-    return torch.where(stream.active, problem.inverse / rest * (1 + h / (stream.p * rest)), 0.0)
+    w = torch.where(stream.active, problem.d.abs().square(), 0.0)
+    if stream.W is None:
+        information, count = problem.V * (1 - _leverages(w[None], per)[0]), stream.p
+    else:
+        information, count = torch.zeros_like(w), torch.zeros_like(w)
+        for a, b in stream.blocks:
+            W = stream.W[a:b].double()
+            h = _leverages(w * W, per)
+            information += (W * (1 - h) * problem.kept(x, a, b).abs().square()).sum(0, dtype=torch.float64)
+            count += (W > 0).sum(0)
+    rest = torch.where(problem.V > 0, information * problem.inverse, 1.0).clamp_min(1e-6)
+    next_order = 1 + (1 - rest) / (count * rest).clamp_min(1.0)
+    return torch.where(stream.active, problem.inverse / rest * next_order, 0.0)
+
+
+def _leverages(w, total):
+    """Return h = w t / (1 + w t), with t such that the rows, one a snapshot, sum to `total`; 1 where they cannot."""
+    top = w.amax(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+    low, high = 1e-12 / top, 1e12 / top
+    for _ in range(60):
+        t = (low * high).sqrt()
+        h = w * t / (1 + w * t)
+        below = h.sum(1, keepdim=True) < total
+        low, high = torch.where(below, t, low), torch.where(below, high, t)
+    return h

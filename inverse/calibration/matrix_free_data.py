@@ -2,7 +2,7 @@ r"""The data of a large calibration as a stream of blocks of snapshots, with the
 
 Notation  y (p, m) data; W (p, m) weights or None; A_l (m, n); x (p, n) signals, or (n,) for one that all snapshots see;
           R_i = sum_l W_li |y_li|^2.
-Cost      a block holds about three arrays of its size, 2^18 numbers each unless one snapshot is longer.
+Cost      a block holds about three arrays of its size, 2^17 numbers each unless one snapshot is longer.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import torch
 
 from sciml.inverse.calibration.ensemble_base import Ensemble
 
-_BLOCK = 2**18  # numbers: 4 MiB of complex128, which the cache of a processor nearly holds
+_BLOCK = 2**17  # numbers: 2 MiB of complex128, near the caches of a processor
 _SHORT = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 _LONG = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+_FEWEST = 12  # blocks, so that a part of the snapshots can be taken
 # A sensor whose energy is this part of the median one has seen nothing but rounding.
 _SILENT = 1e-24
 
@@ -46,7 +47,7 @@ class Stream:
     >>> from sciml.inverse.calibration.ensembles import PartialDFT
     >>> stream = Stream(torch.ones(3, 8), PartialDFT(8, 2))
     >>> stream.dtype, stream.blocks, stream.energy[:2]
-    (torch.complex64, [(0, 3)], tensor([3., 3.], dtype=torch.float64))
+    (torch.complex64, [(0, 1), (1, 2), (2, 3)], tensor([3., 3.], dtype=torch.float64))
     """
 
     def __init__(self, y: torch.Tensor, ensemble: Ensemble, W: torch.Tensor | None = None, shared: bool = False):
@@ -62,7 +63,7 @@ class Stream:
         )
         self.y, self.W = y, W
         self.short, self.long = _SHORT.get(self.dtype, self.dtype), _LONG.get(self.dtype, self.dtype)
-        step = max(1, _BLOCK // max(self.m, self.n)) if ensemble.divisible else self.p
+        step = max(1, min(_BLOCK // max(self.m, self.n), -(-self.p // _FEWEST))) if ensemble.divisible else self.p
         self.blocks = [(a, min(a + step, self.p)) for a in range(0, self.p, step)]
         self.n_forward = self.n_adjoint = 0
         self._keep = None

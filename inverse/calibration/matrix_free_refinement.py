@@ -55,17 +55,19 @@ class Reduced:
 
     def __init__(self, stream, memory):
         self.stream = stream
-        long, short = (torch.empty(0, dtype=t).element_size() for t in (stream.dtype, stream.short))
-        self.keep_v = stream.p * stream.m * long <= memory
-        self.keep_u = 2 * stream.p * stream.m * short <= memory
-        self.v = {}
+        size = stream.p * stream.m * torch.empty(0, dtype=stream.dtype).element_size()
+        # In single precision A x takes half of what it took, and u the other half, unless the data are short already.
+        self.two_in_one = stream.short is not stream.dtype
+        self.keep_v, self.keep_u = size <= memory, size * (1 if self.two_in_one else 2) <= memory
+        self.v, self.u, self.is_short = None, None, False
         gram = stream.ensemble.gram
         self.gram_varies = gram is not None and not bool((gram == gram[0, 0]).all())
 
     def evaluate(self, x):
         """Return the best gains for some signals, zero where a sensor is left out; keep A x, V and the misfit."""
         stream = self.stream
-        self.v.clear()
+        if self.keep_v and self.v is None:
+            self.v = torch.empty(stream.p, stream.m, dtype=stream.dtype, device=x.device)
         num = torch.zeros(stream.m, dtype=stream.long, device=x.device)
         V = torch.zeros(stream.m, dtype=torch.float64, device=x.device)
         for a, b in stream.blocks:
@@ -74,9 +76,13 @@ class Reduced:
             num += (wv.conj() * stream.data(a, b)).sum(0)
             V += (wv.conj() * v).real.sum(0, dtype=torch.float64)
             if self.keep_v:
-                self.v[a] = v
+                self.v[a:b] = v
+        self.is_short = False
         self.V, self.inverse = V, torch.where(V > 0, 1 / torch.where(V > 0, V, 1.0), 0.0)
         self.d = num * self.inverse
+        self.misfit = float(stream.energy[stream.active].sum() - (num.abs().square() * self.inverse).sum())
+        if not self.keep_v and self.misfit > torch.finfo(stream.dtype).eps ** 0.5 * float(stream.energy.sum()):
+            return self.d  # nothing has cancelled
         self.misfit = 0.0
         for a, b in stream.blocks:
             r = self._residual(x, a, b)
@@ -84,18 +90,33 @@ class Reduced:
         return self.d
 
     def gradient(self, x):
-        """Return A^H D^H W (y - D A x) in single precision; from here on A x is kept in single precision."""
+        """Return A^H D^H W (y - D A x) in single precision, right after `evaluate`; then `shorten`."""
         stream, d = self.stream, self.d.to(self.stream.dtype)
         g = stream.zeros(stream.short)
         for a, b in stream.blocks:
             r = self._residual(x, a, b)
             self._collect(g, stream.adjoint(d.conj() * stream.weighted(r, a, b), a, b), a, b)
-            if self.keep_v:
-                self.v[a] = self.v[a].to(stream.short)
+        self.shorten()
         return g
 
+    def shorten(self):
+        """Keep A x in single precision from here on, in place, and make room for u."""
+        if self.keep_v and self.two_in_one and not self.is_short:
+            for a, b in self.stream.blocks:
+                self._short(a, b)[0].copy_(self.v[a:b].clone())  # what is overwritten was read before
+        if self.keep_u and not self.two_in_one and self.u is None:
+            self.u = torch.empty_like(self.v)
+        self.is_short = True
+
+    def _short(self, a, b):
+        """Return where A x and u of a block lie in single precision."""
+        if not self.two_in_one:
+            return self.v[a:b], None if self.u is None else self.u[a:b]
+        halves = self.v.view(self.stream.short).view(2, *self.v.shape)
+        return halves[0, a:b], halves[1, a:b]
+
     def _residual(self, x, a, b):
-        v = self.v[a] if self.keep_v else self.stream.forward(x, a, b)
+        v = self.v[a:b] if self.keep_v else self.stream.forward(x, a, b)
         return self.stream.data(a, b) - self.d.to(self.stream.dtype) * v
 
     def _collect(self, g, t, a, b, factor=1.0):
@@ -104,34 +125,38 @@ class Reduced:
         else:
             g[a:b].add_(t.to(g.dtype), alpha=factor)
 
+    def kept(self, x, a, b):
+        """Return A x of a block, in the precision in which it is kept."""
+        if self.is_short or not self.keep_v:
+            return self._view(x, a, b)
+        return self.v[a:b]
+
     def _view(self, x, a, b):
         """Return A x of a block in single precision."""
-        return self.v[a] if self.keep_v else self.stream.forward(x.to(self.stream.short), a, b)
+        return self._short(a, b)[0] if self.keep_v else self.stream.forward(x.to(self.stream.short), a, b)
 
     def products(self, x, q):
-        """Return <q, B q>, and what `subtract` needs to form B q."""
+        """Return <q, B q>, and the gains c = num / V that `subtract` needs to form B q."""
         stream, d = self.stream, self.d.to(self.stream.short)
         num = torch.zeros(stream.m, dtype=stream.long, device=q.device)
-        kept, total = {}, 0.0
+        total = 0.0
         for a, b in stream.blocks:
             u = d * stream.forward(q, a, b)
             wu = stream.weighted(u, a, b)
             num += (self._view(x, a, b).conj() * wu).sum(0)
             total += float((wu.conj() * u).real.sum(dtype=torch.float64))
             if self.keep_u:
-                kept[a] = u
+                self._short(a, b)[1].copy_(u)
         explained = float((num.abs().square() * self.inverse).sum())
-        return total - explained, (num * self.inverse, kept)
+        return total - explained, num * self.inverse
 
-    def subtract(self, x, q, found, g, factor):
+    def subtract(self, x, q, c, g, factor):
         """Subtract `factor` times B q from g, in place."""
         stream, d = self.stream, self.d.to(self.stream.short)
-        c, kept = found
         c = c.to(stream.short)
         for a, b in stream.blocks:
-            u = kept.pop(a) if self.keep_u else d * stream.forward(q, a, b)
+            u = self._short(a, b)[1] if self.keep_u else d * stream.forward(q, a, b)
             e = stream.weighted(u - c * self._view(x, a, b), a, b)
-            del u
             self._collect(g, stream.adjoint(d.conj() * e, a, b), a, b, -factor)
 
     def preconditioned(self, r, a, b):
@@ -191,12 +216,12 @@ def conjugate_gradients(problem, x, r, *, enough, max_iter):
         q = torch.zeros_like(r) if q is None else q
         for a, b, (qp, rp) in problem.parts(q, r):
             qp.mul_(beta).add_(problem.preconditioned(rp, a, b))
-        curvature, found = problem.products(x, q)
+        curvature, c = problem.products(x, q)
         if not curvature > 0:
             break  # a direction that the data do not see: nothing is to be gained along it
         alpha = rho / curvature
         delta.add_(q, alpha=alpha)
-        problem.subtract(x, q, found, r, alpha)
+        problem.subtract(x, q, c, r, alpha)
         steps.append(alpha * rho)
         gain += steps[-1]
         if enough(gain, steps[-1]):
@@ -287,6 +312,7 @@ def probed_variance(problem, x, leading, probes, max_inner):
     """
     stream, d = problem.stream, problem.d
     inside = leading > 0
+    problem.shorten()
     generator = torch.Generator().manual_seed(0)
     ratios, work = [], 0
     for _ in range(probes):

@@ -211,29 +211,68 @@ def smallest_pairs(space, start, *, limit, tol, share):
     >>> abs(last.value[0][0]) < 1e-12
     tensor(True)
     """
-    k, V, H, T = len(start), [], [], torch.zeros(0, 0, dtype=start[0].dtype)
-    sure, products = _SURE if k > 1 else 0, 0
-    fresh = start
+    k, basis = len(start), _Basis(space, start[0], limit)
+    sure, fresh = _SURE if k > 1 else 0, start
     while True:
-        T, added = _extended(space, V, H, T, fresh)
-        products += added
-        theta, Y = torch.linalg.eigh((T + T.mH) / 2)
+        added = basis.extend(fresh)
+        theta, Y = torch.linalg.eigh((basis.T + basis.T.mH) / 2)
         wanted = min(k, len(theta))
-        X = [_combined(V, Y[:, j]) for j in range(wanted)]
-        residuals = [_combined(H, Y[:, j]) - theta[j] * X[j] for j in range(wanted)]
-        sizes = [float(r.norm()) for r in residuals]
+        X = basis.V[: basis.size].mT @ Y[:, :wanted].to(basis.V)
+        R = basis.H[: basis.size].mT @ Y[:, :wanted].to(basis.V) - X * theta[:wanted].to(X)
+        residual = float(R[:, 0].norm())
         allowed = max(tol, share * (max(float(theta[0]), 0.0) / space.p) ** 0.5 * _gap(theta))
-        criterion = sizes[0] / allowed
-        done = criterion <= 1
+        done = residual <= allowed
         sure -= done
-        scalars = {"lambda": float(theta[0]), "products": products, "residual": sizes[0]}
-        yield Step((theta[:wanted], X), criterion if sure <= 0 or not done else 1 + 1e-9, scalars)
+        scalars = {"lambda": float(theta[0]), "products": basis.products, "residual": residual}
+        # Pairs beyond the first have some steps of their own before the first may end the loop.
+        yield Step((theta[:wanted], list(X.mT)), max(residual / allowed, 1 + 1e-9 if sure > 0 else 0.0), scalars)
         if not added:
             return
         # A pair that is there needs no vector more.
-        fresh = [r for j, r in enumerate(residuals) if not (j == 0 and done)] or residuals
-        if len(V) + len(fresh) > limit:
-            T = _compress(V, H, T, Y, k, limit)
+        fresh = list(R.mT)[int(done and wanted > 1) :]
+        if basis.size + len(fresh) > limit:
+            basis.compress(Y, k)
+
+
+class _Basis:
+    """Orthonormal vectors, a row each, with their products and T = V^H B V."""
+
+    def __init__(self, space, like, limit):
+        self.space, self.limit, self.size, self.products = space, limit, 0, 0
+        # Whole at once: pages that are not used are no memory, and many small arrays leave holes behind.
+        self.V, self.H = (torch.empty(limit, len(like), dtype=like.dtype, device=like.device) for _ in range(2))
+        self.T = torch.zeros(0, 0, dtype=like.dtype, device=like.device)
+
+    def extend(self, fresh):
+        """Add what is new in some vectors; return how many were added."""
+        before = self.products
+        for vector in fresh:
+            size = float(vector.norm())
+            V = self.V[: self.size]
+            for _ in range(2):
+                vector = vector - V.mT @ (V.conj() @ vector)
+            left = float(vector.norm())
+            if not left > 1e-12 * size or self.size == self.limit:
+                continue
+            self.V[self.size] = vector / left
+            self.H[self.size] = self.space.apply(self.V[self.size])
+            self.size, self.products = self.size + 1, self.products + 1
+            column = self.V[: self.size].conj() @ self.H[self.size - 1]
+            self.T = torch.nn.functional.pad(self.T, (0, 1, 0, 1))
+            self.T[:, -1] = column
+            self.T[-1, :] = column.conj()
+        return self.products - before
+
+    def compress(self, Y, k):
+        """Keep the lowest Ritz vectors, and the part of the first ones that the latest vectors gave."""
+        keep = max(k, min(self.limit // 2, self.size - k))
+        P = Y[:, :k].clone()
+        P[:keep] = 0
+        C = torch.linalg.qr(torch.cat([Y[:, :keep], P], 1))[0][:, : min(keep + k, self.limit - k)].to(self.V)
+        kept = C.shape[1]
+        for rows in (self.V, self.H):
+            rows[:kept] = C.mT @ rows[: self.size]
+        self.size, self.T = kept, C.mH @ self.T @ C
 
 
 def _gap(theta):
@@ -242,41 +281,3 @@ def _gap(theta):
     rest = theta[theta >= 3 * first + 1e-3] if len(theta) > 2 else theta[1:]
     rest = theta[1:] if len(rest) == 0 else rest
     return min(max(float(rest[0]) - first, 0.0), 1.0) if len(rest) else 0.0
-
-
-def _extended(space, V, H, T, fresh):
-    """Add what is new in some vectors to the basis; return T = V^H B V and how many were added."""
-    added = 0
-    for vector in fresh:
-        size = float(vector.norm())
-        for _ in range(2):
-            for v in V:
-                vector = vector - torch.vdot(v, vector) * v
-        left = float(vector.norm())
-        if not left > 1e-12 * size:
-            continue
-        V.append(vector / left)
-        H.append(space.apply(V[-1]))
-        column = torch.stack([torch.vdot(v, H[-1]) for v in V]).to(T)
-        T = torch.nn.functional.pad(T, (0, 1, 0, 1))
-        T[:, -1] = column
-        T[-1, :] = column.conj()
-        added += 1
-    return T, added
-
-
-def _combined(V, y):
-    total = V[0] * y[0].to(V[0].dtype)
-    for v, c in zip(V[1:], y[1:], strict=True):
-        total = total.add(v * c.to(v.dtype))
-    return total
-
-
-def _compress(V, H, T, Y, k, limit):
-    """Keep the lowest Ritz vectors, and the part of the first ones that the latest vectors gave."""
-    keep = max(k, min(limit // 2, len(V) - k))
-    P = Y[:, :k].clone()
-    P[:keep] = 0
-    C = torch.linalg.qr(torch.cat([Y[:, :keep], P], 1))[0][:, : min(keep + k, limit - k)]
-    V[:], H[:] = ([_combined(B, C[:, j]) for j in range(C.shape[1])] for B in (V, H))
-    return C.mH @ T @ C
