@@ -1,9 +1,9 @@
 r"""What to do with what the data leave undetermined: name it, and keep it out of the answer.
 
 Notation  gains (b, m), covariance (b, m, m), groups for each channel; null vectors (b, m, k) of inverse gains.
-Pitfalls  gains of two groups without common information are each known up to a factor of their own: together they are no
-          answer, so that only the largest group is kept. A standard deviation as large as a typical gain is no answer
-          either.
+Pitfalls  gains of two groups without common information are each known up to a factor of their own: together they are
+          no answer, so that only the largest group is kept. A standard deviation as large as a typical gain is no
+          answer either.
 """
 
 import math
@@ -83,6 +83,12 @@ def describe_ambiguity(answer, known, lost, names, channel):
         return (
             f"sensors {listed}{more} share no common information: their relative gain is undetermined, and only the "
             "first of the largest groups is answered for. Add signals, or a subspace of the gains, that connect them"
+        )
+    own, needed = (answer.signals_seen or {channel: (0, 0)})[channel]
+    if own < needed and not bool(known[channel].any()):
+        return (
+            f"the snapshots are combinations of {own} signal{'' if own == 1 else 's'} above the noise, and {needed} "
+            "are needed to tell the gains apart. Measure more different signals, or pass prior, s_basis or d_basis"
         )
     null, ratio = int(answer.null_dimension[channel]), float(answer.ratio[channel])
     undetermined = lost[channel].nonzero()[:, 0].tolist()

@@ -1,7 +1,7 @@
 r"""Orthonormal bases of ranges, batched, and the Hermitian matrices made of them.
 
-Notation  B (..., m, n) matrices of full or deficient rank; Q (b or 1, l or 1, m, k) bases, columns orthonormal or zero; t
-          (b, l, m) rows that stand in diagonal matrices.
+Notation  B (..., m, n) matrices of full or deficient rank; Q (b or 1, l or 1, m, k) bases, columns orthonormal or zero;
+          t (b, l, m) rows that stand in diagonal matrices.
 Pitfalls  QR does not tell the rank; its smallest pivot is looked at, and the singular values where that is small.
 """
 
@@ -60,7 +60,7 @@ def range_basis(B):
 def _by_singular_values(B):
     U, S, _ = torch.linalg.svd(B, full_matrices=False)
     limit = max(B.shape[-2:]) * torch.finfo(S.dtype).eps * S.amax(-1, keepdim=True)
-    return U * (S > limit)[..., None, :]
+    return U * (limit < S)[..., None, :]
 
 
 def least_squares(B, z):

@@ -6,7 +6,8 @@ Pitfalls  the residual of the linear equation is s times the noise, so that it i
           solved again; Gauss-Newton closes what is left to the Cramer-Rao bound. A local minimum is possible at low
           signal-to-noise ratios: several starts are refined there and the lowest misfit is kept.
 References
-    C. Sanathanan, J. Koerner, Transfer function synthesis as a ratio of two complex polynomials, 1963 (the reweighting).
+    C. Sanathanan, J. Koerner, Transfer function synthesis as a ratio of two complex polynomials, 1963 (the
+    reweighting).
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,14 +15,16 @@ from typing import Any
 
 import torch
 
+from sciml.inverse.calibration.bases import hermitian
 from sciml.inverse.calibration.estimate import Estimate
 from sciml.inverse.calibration.identifiability import (
     common_groups,
     dead_sensors,
     null_count,
+    quiet_sensors,
     ratio_threshold,
     rounding_floor,
-    quiet_sensors,
+    signals_seen,
     uninformed_sensors,
 )
 from sciml.inverse.calibration.published import inverse_power
@@ -34,6 +37,7 @@ __all__ = ["Chain", "ChainAnswer", "solve_chain"]
 
 _ROUNDS = 3  # of reweighting; more change less than the noise does
 _APART = 0.1  # two starts whose gains differ by more than this are both refined
+_SUBSPACE_STARTS = 20  # of gains in a subspace, at most
 _LOUD = 30.0  # signal over noise, as powers, from which one start is enough where the first two agree
 
 
@@ -88,6 +92,8 @@ class ChainAnswer:
         Ratio up to which noise alone explains their distance.
     null_vectors : Tensor, shape (b, m, k)
         Inverse gains of the smallest pairs.
+    signals_seen : list of (int, int) or None
+        For each channel of common snapshots: the number of independent signals above the noise, and the number needed.
     """
 
     estimate: Estimate
@@ -96,6 +102,7 @@ class ChainAnswer:
     ratio: torch.Tensor
     threshold: torch.Tensor
     null_vectors: torch.Tensor
+    signals_seen: list | None = None
 
 
 def solve_chain(elimination, options):
@@ -152,7 +159,9 @@ def _attempt(elimination, options):
     elimination, quiet, M, N, lam, V = _with_information(elimination, options)
     active, loud = elimination.active, elimination.active & ~quiet
     free = options.parameters.basis is None
-    groups = common_groups(M, active) if free else [[a.nonzero()[:, 0].tolist()] if bool(a.any()) else [] for a in active]
+    groups = (
+        common_groups(M, active) if free else [[a.nonzero()[:, 0].tolist()] if bool(a.any()) else [] for a in active]
+    )
     dof = _dof(elimination, active.to(elimination.dtype), options)
     root = torch.where(loud, N, 1.0).sqrt()
     floor = rounding_floor(torch.diagonal(M, dim1=-2, dim2=-1).real / root.square(), loud)
@@ -160,11 +169,23 @@ def _attempt(elimination, options):
     null, ratio = null_count(lam, floor, threshold)
     null = torch.maximum(null, torch.tensor([max(len(g), 1) for g in groups], device=null.device))
     if all(len(g) == 1 and len(g[0]) > 1 for g in groups):
-        estimate = _solve(elimination, quiet, options)
+        estimate = _solve(elimination, quiet, options, null > 1)
     else:
         estimate = _by_groups(elimination, quiet, options, groups)
+    if options.parameters.basis is not None and not options.parameters.inverse:
+        # The eigenproblem knows nothing of the subspace of the gains: the information at the estimate does.
+        lam = _subspace_eigenvalues(elimination, estimate, options)
+        floor = rounding_floor(torch.diagonal(M, dim1=-2, dim2=-1).real / root.square(), loud)
+        null, ratio = null_count(lam, floor, threshold)
     estimate.eigenvalues = lam
-    return ChainAnswer(estimate, groups, null, ratio, threshold, V / root[..., None])
+    seen = signals_seen(elimination, estimate.noise_variance, options.parameters.size, options.sensor_weights)
+    for channel, (own, needed) in enumerate(seen or []):
+        if own < needed and len(groups[channel]) == 1:
+            # The noise alone tells the gains apart, that is, nothing does: any answer would fit as well.
+            null[channel] = null[channel].clamp_min(2)
+            unknown = torch.where(active[channel], float("inf"), 0.0).to(estimate.covariance.dtype)
+            estimate.covariance[channel] = torch.diag(unknown)
+    return ChainAnswer(estimate, groups, null, ratio, threshold, V / root[..., None], seen)
 
 
 def _with_information(elimination, options):
@@ -192,10 +213,40 @@ def _with_information(elimination, options):
         more = more & (loud.active.sum(1) - more.sum(1) > max(2, loud.m // 2))[:, None]
         if not bool(more.any()):
             break
-        quiet = quiet | more
-        loud = loud.restrict(~more)
-        M_loud, N_loud = loud.schur(options.sensor_weights)
+        fewer = loud.restrict(~more)
+        M_fewer, N_fewer = fewer.schur(options.sensor_weights)
+        if bool(uninformed_sensors(M_fewer, N_fewer, fewer.active).any()):
+            break  # with no more sensors than unknowns, signals would fit whatever the others say
+        quiet, loud, M_loud, N_loud = quiet | more, fewer, M_fewer, N_fewer
     return elimination, quiet, M, N, lam, V
+
+
+def _subspace_eigenvalues(elimination, estimate, options):
+    """Noise variance and information that is left beside it in the weakest directions of the subspace: (b, k),
+    ascending.
+
+    Where the information is all noise, it is as large as that of noise: the second number is near the first.
+    """
+    active = elimination.active
+    d = torch.where(active & torch.isfinite(estimate.gains.abs()), estimate.gains, 0)
+    _, _, F = elimination.gauss_newton(d, options.sensor_weights)
+    K = elimination.noise_part(d, options.sensor_weights)
+    J = torch.where(active[..., None], options.parameters.derivative(d), 0)
+    # Without the direction of the common factor, which has neither.
+    theta = options.parameters.project(torch.where(active, d, 0))
+    basis = torch.linalg.qr(
+        torch.cat([theta[..., None], torch.eye(J.shape[-1], dtype=F.dtype).expand(len(d), -1, -1)], -1)
+    )
+    J = J @ basis.Q[..., 1:]
+    first = estimate.noise_variance[:, None]
+    if J.shape[-1] == 0:
+        return first
+    F, K = hermitian(J.mH @ F @ J), hermitian(J.mH @ K @ J)
+    size = torch.diagonal(K, dim1=-2, dim2=-1).real.sum(-1).clamp_min(torch.finfo(first.dtype).tiny)
+    L = torch.linalg.cholesky(K + torch.diag_embed((1e-13 * size)[:, None].expand(-1, K.shape[-1]).to(K.dtype)))
+    inner = torch.linalg.solve_triangular(L, F, upper=False)
+    lam = torch.linalg.eigvalsh(hermitian(torch.linalg.solve_triangular(L, inner.mH, upper=False)))
+    return torch.cat([first, lam[:, :2].clamp_min(first)], 1)
 
 
 def _dof(elimination, d, options):
@@ -265,8 +316,11 @@ def _merged(one, two):
     )
 
 
-def _solve(elimination, quiet, options):
-    """Return the estimate for channels whose sensors form one group."""
+def _solve(elimination, quiet, options, doubtful_directions=None):
+    """Return the estimate for channels whose sensors form one group.
+
+    Directions without information beyond noise are looked for in `doubtful_directions` (b,), everywhere by default.
+    """
     parameters, active = options.parameters, elimination.active
     first, others = _starts(elimination, quiet, options)
     history, n_iter = {}, 0
@@ -276,8 +330,10 @@ def _solve(elimination, quiet, options):
         solve = lambda e, d, w: refine(e, d, sensor_weights=w, **loop)  # noqa: E731
         found = solve(elimination, first, options.sensor_weights)
         d, misfit, converged, n_iter, history = found.d, found.misfit, found.converged, found.n_iter, found.history
+        if parameters.basis is not None and not parameters.inverse and found.status is not Status.STOPPED:
+            d, misfit, converged = _lowest_twice(elimination, found, parameters, options, loop)
         doubtful = _doubtful(elimination, first, others, found, options)
-        if bool(doubtful.any()) and found.status is not Status.STOPPED:
+        if bool(doubtful.any()) and found.status is not Status.STOPPED and parameters.basis is None:
             index = doubtful.nonzero()[:, 0]
             part = elimination.rows(index)
             weights = None if options.sensor_weights is None else options.sensor_weights[index]
@@ -297,7 +353,7 @@ def _solve(elimination, quiet, options):
     covariance = gain_covariance(F, d, active, parameters.derivative(d))
     if options.refine:
         noise = elimination.noise_part(d, options.sensor_weights)
-        covariance = without_noise(covariance, variance[:, None, None] * noise)
+        covariance = without_noise(covariance, variance[:, None, None] * noise, doubtful_directions)
     covariance = variance[:, None, None] * covariance
     return Estimate(
         gains=torch.where(active, d, float("nan")),
@@ -312,6 +368,42 @@ def _solve(elimination, quiet, options):
         covariance=covariance,
         history=history,
     )
+
+
+def _lowest_twice(elimination, found, parameters, options, loop):
+    """Gains in a subspace from starts in it, until two of them come to the same lowest misfit.
+
+    The eigenproblem knows nothing of the subspace, so that its start may be far off, and the misfit has local minima.
+    """
+    d, misfit, converged = found.d, found.misfit, found.converged
+    m, k = parameters.basis.shape
+    exact = 1e-18 * _energy(elimination, options)
+    seen = torch.zeros_like(misfit, dtype=torch.bool)
+    # Fixed points on the sphere, so that the same data give the same answer.
+    grid = torch.arange(1, k + 1, dtype=misfit.dtype, device=misfit.device)
+    for number in range(_SUBSPACE_STARTS):
+        if number == 0:
+            start = torch.ones(elimination.b, m, dtype=d.dtype, device=d.device)
+        else:
+            angle = number * grid * (1 + 5**0.5) / 2 + number * number * grid.square() * 2**0.5
+            theta = torch.polar(torch.ones_like(angle), 6.0 * angle) if d.is_complex() else torch.cos(6.0 * angle)
+            start = (parameters.factors.Q @ theta.to(d.dtype)).expand(elimination.b, -1)
+        again = refine(elimination, start, sensor_weights=options.sensor_weights, **loop)
+        near = (again.misfit - misfit).abs() <= 1e-6 * misfit + exact
+        lower = (again.misfit < misfit) & ~near
+        seen = torch.where(lower, False, seen | near) | ((again.misfit <= exact) & lower) | (misfit <= exact)
+        row = (again.misfit < misfit)[:, None]
+        d = torch.where(row, again.d, d)
+        converged = torch.where(row[:, 0], again.converged, converged)
+        misfit = torch.minimum(again.misfit, misfit)
+        if bool(seen.all()):
+            break
+    return d, misfit, converged & seen
+
+
+def _energy(elimination, options):
+    M, _ = elimination.schur(options.sensor_weights)
+    return torch.diagonal(M, dim1=-2, dim2=-1).real.sum(1)
 
 
 def _starts(elimination, quiet, options):
@@ -368,6 +460,4 @@ def _doubtful(elimination, first, others, found, options):
     inner = (first.conj() * second).sum(1).abs()
     norms = torch.linalg.vector_norm(first, dim=1) * torch.linalg.vector_norm(second, dim=1)
     apart = 1 - (inner / norms.clamp_min(torch.finfo(norms.dtype).tiny)).square() > _APART**2
-    M, _ = elimination.schur(options.sensor_weights)
-    signal = torch.diagonal(M, dim1=-2, dim2=-1).real.sum(1)
-    return apart | (signal < _LOUD * found.misfit) | ~found.converged
+    return apart | (_energy(elimination, options) < _LOUD * found.misfit) | ~found.converged

@@ -5,15 +5,15 @@ For fixed s = 1/d the signals of a self-calibration problem solve ordinary least
 .. math:: M = \sum_l \mathrm{diag}(\bar y_l) W_l^{1/2} (I - P_l) W_l^{1/2} \mathrm{diag}(y_l), \qquad
           \sum_l \min_{x_l} \|W_l^{1/2} (s \circ y_l - A_l x_l)\|^2 = s^* M s,
 
-P_l being the projector on the range of :math:`W_l^{1/2} A_l`. White noise of variance sigma^2 adds sigma^2 diag(N) to the
-mean of M, N the diagonal below. The same elimination with the range of :math:`W_l^{1/2} D A_l` (variable projection
+P_l being the projector on the range of :math:`W_l^{1/2} A_l`. White noise of variance sigma^2 adds sigma^2 diag(N) to
+the mean of M, N the diagonal below. The same elimination with the range of :math:`W_l^{1/2} D A_l` (variable projection
 [1]_) gives value, gradient and Gauss-Newton matrix of the likelihood.
 
 Notation  b channels, p snapshots, m sensors, n unknowns; y (b, p, m); r = sqrt(W) (b, p, m); Q orthonormal basis of the
-          range; t (b, p, m) whatever stands in diag(t): y for M, the part of the data that the model explains over d for
-          the Gauss-Newton matrix F.
-Cost      `Diverse`: p (m n^2 + m^2 n) multiplications, in blocks of snapshots; `Shared`: m^2 n, whatever p is, since only
-          the triangular factor of the snapshots counts; `Joint`: p m n^2 + m^2 n.
+          range; t (b, p, m) whatever stands in diag(t): y for M, the part of the data that the model explains over d
+          for the Gauss-Newton matrix F.
+Cost      `Diverse`: p (m n^2 + m^2 n) multiplications, in blocks of snapshots; `Shared`: m^2 n, whatever p is, since
+          only the triangular factor of the snapshots counts; `Joint`: p m n^2 + m^2 n.
 Pitfalls  normal equations would square the condition number of A, hence QR; a snapshot with no more unflagged rows than
           unknowns must contribute nothing, hence ranks are looked at.
 References
@@ -309,7 +309,9 @@ class Joint(_Snapshots):
         r = self._roots(sensor_weights, 0, self.p).expand(self.b, self.p, -1)
         Q = self._basis(r * d[:, None, :])
         z = r * self.y
-        return (z - torch.einsum("blik,bk->bli", Q, torch.einsum("blik,bli->bk", Q.conj(), z))).abs().square().sum((1, 2))
+        return (
+            (z - torch.einsum("blik,bk->bli", Q, torch.einsum("blik,bli->bk", Q.conj(), z))).abs().square().sum((1, 2))
+        )
 
     def noise_part(self, d, sensor_weights=None):
         """Return the part of noise in F; see the base class."""

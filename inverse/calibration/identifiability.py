@@ -1,10 +1,11 @@
 r"""What the data determine: counts, sensors without information, groups without common information, eigenvalue ratios.
 
 Notation  M (b, m, m), N (b, m) of the elimination; B = N^-1/2 M N^-1/2 with eigenvalues lam ascending.
-Pitfalls  an ambiguous problem has a residual as small as any, so success is never judged by it. Eigenvalues of pure noise
-          scatter by 1/sqrt(degrees of freedom): only a ratio closer to one than that is a sign of ambiguity.
+Pitfalls  an ambiguous problem has a residual as small as any, so success is never judged by it. Eigenvalues of pure
+          noise scatter by 1/sqrt(degrees of freedom): only a ratio closer to one than that is a sign of ambiguity.
 References
-    S. Ling, T. Strohmer, Self-calibration and bilinear inverse problems via linear least squares, 2018, arXiv 1611.04196.
+    S. Ling, T. Strohmer, Self-calibration and bilinear inverse problems via linear least squares, 2018, arXiv
+    1611.04196.
 """
 
 import math
@@ -107,7 +108,7 @@ def uninformed_sensors(M, N, active):
     typical = _median(N, active)[:, None]
     energy = torch.diagonal(M, dim1=-2, dim2=-1).real
     usual = _median(energy, active)[:, None]
-    return active & ((N <= 1e-8 * typical) | (energy <= 1e-24 * usual) | (energy <= 0))
+    return active & ((1e-8 * typical >= N) | (energy <= 1e-24 * usual) | (energy <= 0))
 
 
 def common_groups(M, active):
@@ -185,9 +186,9 @@ def quiet_sensors(M, N, active, eigenvalues, vectors, freedom):
 def dead_sensors(d, std, active, level=0.01):
     r"""Return the sensors (b, m) whose gain is zero within its error, and too small to belong to the others.
 
-    Among m gains like the others, less than `level` would be expected as small as :math:`u = |d_i| + 2 \mathrm{std}_i`. The
-    others are taken as a constant plus a Gaussian part (Rice's distribution), whose ratio K follows from the second and
-    fourth moments of their moduli: gains that all lie near one leave no room for a small one, Gaussian gains do.
+    Among m gains like the others, less than `level` would be expected as small as :math:`u = |d_i| + 2 \mathrm{std}_i`.
+    The others are taken as a constant plus a Gaussian part (Rice's distribution), whose ratio K follows from the second
+    and fourth moments of their moduli: gains that all lie near one leave no room for a small one, Gaussian gains do.
 
     Parameters
     ----------
@@ -214,7 +215,8 @@ def dead_sensors(d, std, active, level=0.01):
     power = torch.where(rest, size.square(), 0.0).sum(1) / count.clamp_min(1)
     fourth = torch.where(rest, size**4, 0.0).sum(1) / count.clamp_min(1)
     kurtosis = (fourth / power.square().clamp_min(torch.finfo(size.dtype).tiny)).nan_to_num(2.0)
-    # E r^4 / (E r^2)^2 is 1 + (1 + 2 K) / (1 + K)^2 for complex Gaussian parts, 1 + 2 (1 + 2 K) / (1 + K)^2 for real ones.
+    # E r^4 / (E r^2)^2 is 1 + (1 + 2 K) / (1 + K)^2 for complex Gaussian parts, 1 + 2 (1 + 2 K) / (1 + K)^2 for real
+    # ones.
     excess = (kurtosis - 1).clamp_min(1e-6) / (1 if d.is_complex() else 2)
     root = (1 - excess.clamp_max(1.0)).clamp_min(0.0).sqrt()
     # Bounded, since moments of some tens of noisy moduli cannot tell how thin a tail is.
@@ -237,9 +239,9 @@ def rounding_floor(diagonal, active):
 def signals_seen(elimination, noise_variance, k=None, sensor_weights=None):
     r"""Return the number of independent signals above the noise and the number needed, for each channel, or None.
 
-    A singular value of the snapshots above :math:`\sigma (\sqrt p + \sqrt m)`, the largest of noise alone (Marchenko and
-    Pastur), belongs to a signal. Snapshots that repeat fewer signals than needed determine the gains no better than one
-    of each, however many there are.
+    A singular value of the snapshots above :math:`\sigma (\sqrt p + \sqrt m)`, the largest of noise alone (Marchenko
+    and Pastur; with the width of Tracy and Widom added), belongs to a signal. Snapshots that repeat fewer signals than
+    needed determine the gains no better than one of each, however many there are.
 
     Parameters
     ----------
@@ -266,7 +268,9 @@ def signals_seen(elimination, noise_variance, k=None, sensor_weights=None):
     size = torch.linalg.svdvals(r[:, None, :] * elimination.factor)
     rank = range_basis(r[..., None] * elimination.A).abs().square().sum((1, 2)).round().expand(elimination.b)
     sensors = elimination.active.sum(1)
-    noise = noise_variance.clamp_min(0).sqrt() * (elimination.count.sqrt() + sensors.sqrt())
+    p, m = elimination.count.clamp_min(1).sqrt(), sensors.clamp_min(1).sqrt()
+    edge = ((p + m).square() + 2.5 * (p + m) * (1 / p + 1 / m) ** (1 / 3)).sqrt()
+    noise = noise_variance.clamp_min(0).sqrt() * edge
     floor = 1e3 * torch.finfo(size.dtype).eps * size[:, 0]
     counts = (size > torch.maximum(noise, floor)[:, None]).sum(1)
     needed = torch.ceil(((sensors if k is None else k) - 1) / (sensors - rank).clamp_min(1))

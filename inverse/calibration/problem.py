@@ -1,7 +1,7 @@
 r"""The door of self-calibration: data, matrices, weights and names, checked and brought to one shape.
 
-Notation  y (b, p, m) with the leading axes of the data flattened to b channels; A (b or 1, p or 1, m, n); W (b or 1, p, m)
-          or None; data and matrices are scaled by powers of two, which is exact, so that squares stay in range.
+Notation  y (b, p, m) with the leading axes of the data flattened to b channels; A (b or 1, p or 1, m, n); W (b or 1, p,
+          m) or None; data and matrices are scaled by powers of two, which is exact, so that squares stay in range.
 Pitfalls  a NaN in the data is a flag: its weight and its value become zero. An infinity is an error.
 """
 
@@ -146,7 +146,9 @@ def as_problem(y, A, *, model="auto", weights=None, sensors=None, noise_std=None
     if dense is not None:
         if not bool(torch.isfinite(dense.abs()).all()):
             where = tuple(int(i) for i in (~torch.isfinite(dense.abs())).nonzero()[0])
-            raise InvalidInputError(f"A must be finite; the entry at index {where} is {dense[where].item()}. Correct it.")
+            raise InvalidInputError(
+                f"A must be finite; the entry at index {where} is {dense[where].item()}. Correct it."
+            )
         dense = _matrices(dense, model, batch, p, m)
         A_unit = power_of_two(dense)
         if A_unit == 0:
@@ -197,7 +199,7 @@ def build_elimination(problem, W="own"):
     b, p, _ = y.shape
     stands_for = float(p) if problem.count is None else problem.count
     count = torch.full((b,), stands_for, dtype=y.real.dtype, device=y.device)
-    if W is None or bool((W == W[:, :1]).all()):
+    if W is None or bool((W[:, :1] == W).all()):
         return Shared(triangular_factor(y), A[:, 0], count, None if W is None else W[:, 0])
     if len(W) == 1:
         patterns, which = torch.unique(W[0], dim=0, return_inverse=True)
@@ -295,7 +297,9 @@ def _from_frame(y, sensors, model):
 def _resolve_model(model, A, operator, p, m):
     if model == "covariance" or operator is not None:
         if operator is not None and model == "covariance":
-            raise InvalidInputError("A must be an array, the model covariance, for model='covariance'; got an operator.")
+            raise InvalidInputError(
+                "A must be an array, the model covariance, for model='covariance'; got an operator."
+            )
         if model == "auto":
             first = operator
             many = isinstance(operator, (list, tuple)) or len(getattr(first, "batch_shape", ()) or ()) > 0
@@ -303,7 +307,9 @@ def _resolve_model(model, A, operator, p, m):
             return "diverse" if many else "snapshots"
         return model
     if A.ndim < 2:
-        raise InvalidInputError(f"A must have shape (m, n) or (p, m, n); got {tuple(A.shape)}. For one column: A[:, None].")
+        raise InvalidInputError(
+            f"A must have shape (m, n) or (p, m, n); got {tuple(A.shape)}. For one column: A[:, None]."
+        )
     if model == "auto":
         return "snapshots" if A.ndim == 2 else "diverse"
     return model

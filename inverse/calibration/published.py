@@ -1,16 +1,17 @@
 r"""The published methods: constrained least squares and the smallest singular vector, by inverse power iterations.
 
 With z = (s, x) and the stacked matrix :math:`\mathcal A z = (s \circ y_l - A_l x_l)_l`, the minimiser of
-:math:`\|\mathcal A z\|^2` subject to :math:`w^* z = c` is a multiple of :math:`(\mathcal A^* \mathcal A)^{-1} w`: one step
-of inverse power iteration from w. The spectral method takes infinitely many. Each step solves the block system by the
-elimination of x, so that the stacked matrix is never formed.
+:math:`\|\mathcal A z\|^2` subject to :math:`w^* z = c` is a multiple of :math:`(\mathcal A^* \mathcal A)^{-1} w`: one
+step of inverse power iteration from w. The spectral method takes infinitely many. Each step solves the block system by
+the elimination of x, so that the stacked matrix is never formed.
 
 Notation  G_l = A_l^* W A_l = R_l^* R_l, C_l = A_l^* W diag(y_l), M the Schur complement.
 Cost      as one elimination, then m^2 + p m n a step.
 Pitfalls  the answer of one step depends on w through its angle to the truth; both methods weigh the equations as if the
           noise were in a right side, and are biased at low signal-to-noise ratios. They are here to be compared with.
 References
-    S. Ling, T. Strohmer, Self-calibration and bilinear inverse problems via linear least squares, 2018, arXiv 1611.04196.
+    S. Ling, T. Strohmer, Self-calibration and bilinear inverse problems via linear least squares, 2018, arXiv
+    1611.04196.
 """
 
 import torch

@@ -2,8 +2,8 @@ r"""Maximum likelihood by variable projection: Gauss-Newton in the gains with th
 
 .. math:: \min_\theta f(d(\theta)), \qquad f(d) = \min_x \sum_l \|W_l^{1/2}(y_l - d \circ A_l x_l)\|^2
 
-Notation  theta (b, k): d itself, h of d = B h, or g of 1/d = B g; J (b, m, k) its derivative; f, g, F of the elimination;
-          mu damping.
+Notation  theta (b, k): d itself, h of d = B h, or g of 1/d = B g; J (b, m, k) its derivative; f, g, F of the
+          elimination; mu damping.
 Cost      one Gauss-Newton matrix of the elimination and one Cholesky factor a step.
 Pitfalls  the common factor of the gains does not change f: the step is made orthogonal to it by a term of rank one. All
           parameters enter holomorphically, so that complex data need no splitting into real and imaginary parts.
@@ -165,8 +165,8 @@ def refine(
 
 
 def refinement_steps(elimination, d0, parameters, sensor_weights=None, penalty=None, tol=1e-10):
-    """Yield the iterates (theta, d, misfit, converged) of `refine`, whose parameters these are, to be stepped by hand."""
-    active = elimination.active
+    """Yield the iterates (theta, d, misfit, converged) of `refine`, whose parameters these are, to be stepped by
+    hand.""" active = elimination.active
 
     def at(theta):
         d = torch.where(active, parameters.gains(theta), 0)

@@ -50,8 +50,12 @@ class CalibrationResult(Result):
 
     gains: Array = array("...", "sensor", help="gains; NaN where unidentified")
     gains_std: Array = array("...", "sensor", help="standard deviation of the gains, root of E abs(error)^2")
-    noise_std: Any = array("...", units="data units over the root of the weights", help="standard deviation of the noise")
-    chi2_reduced: Any = array("...", help="weighted misfit over degrees of freedom, where weights are inverse variances")
+    noise_std: Any = array(
+        "...", units="data units over the root of the weights", help="standard deviation of the noise"
+    )
+    chi2_reduced: Any = array(
+        "...", help="weighted misfit over degrees of freedom, where weights are inverse variances"
+    )
     ambiguity_ratio: Any = array("...", help="ratio of the two smallest eigenvalues; near one the data are ambiguous")
     null_dimension: Any = array("...", help="directions that the data leave free, the common factor included")
     dof: Any = array("...", help="degrees of freedom of the noise")
@@ -98,7 +102,9 @@ class CalibrationResult(Result):
         (Y, s), leave = enter(y, _plain(self.gains), names=("y", "gains"), check_finite=False)
         m = s.shape[-1]
         if Y.ndim < 1 or Y.shape[-1] != m:
-            raise InvalidInputError(f"y must have {m} sensors in its last axis; got shape {tuple(Y.shape)}. Transpose it.")
+            raise InvalidInputError(
+                f"y must have {m} sensors in its last axis; got shape {tuple(Y.shape)}. Transpose it."
+            )
         if self.model == "covariance":
             return leave(Y / s[..., :, None] / s.conj()[..., None, :])
         return leave(Y / (s[..., None, :] if Y.ndim > s.ndim else s))
@@ -113,8 +119,8 @@ class CalibrationResult(Result):
         """
         if self.A is None or (self.signals is None and self.model != "covariance"):
             raise InvalidInputError(
-                "predict needs the matrices and the signals; this result holds none (it was loaded without its operator, "
-                "or learned from a stream). Multiply A @ signals by gains yourself."
+                "predict needs the matrices and the signals; this result holds none (it was loaded without its "
+                "operator, or learned from a stream). Multiply A @ signals by gains yourself."
             )
         gains = torch.as_tensor(_plain(self.gains))
         A = torch.as_tensor(_plain(self.A)) if isinstance(self.A, (np.ndarray, torch.Tensor)) else self.A
@@ -160,7 +166,9 @@ class CalibrationResult(Result):
                 worst = ", ".join(f"{self.sensors[i]}: {std[i] / size[i]:.1e}" for i in order if known[i])
                 lines.append(f"  weakest        {worst} (relative)")
         lines.append(f"  noise_std      {_short(self.noise_std)}, reduced chi2 {_short(self.chi2_reduced)}")
-        lines.append(f"  ambiguity      ratio {_short(self.ambiguity_ratio)}; {self.ambiguity or 'none but the factor'}")
+        lines.append(
+            f"  ambiguity      ratio {_short(self.ambiguity_ratio)}; {self.ambiguity or 'none but the factor'}"
+        )
         if any(np.ravel(np.asarray(self.unidentified, dtype=object)).tolist()) or self.unidentified:
             lines.append(f"  unidentified   {self.unidentified}")
         return "\n".join(lines)

@@ -3,8 +3,8 @@ r"""Outliers and sensors of unequal noise: weights that follow from the residual
 Notation  r (b, p, m) residuals over the noise; w = (nu + 2) / (nu + 2 abs(r)^2) for complex, (nu + 1) / (nu + r^2) for
           real data, nu = 2; sigma by the median of abs(r).
 Cost      some twenty eliminations with weights of every entry.
-Pitfalls  an eigenvector has no defence against outliers, so that the first weights come from the data themselves, and the
-          eigenproblem is solved again with weights from the residuals before any refinement.
+Pitfalls  an eigenvector has no defence against outliers, so that the first weights come from the data themselves, and
+          the eigenproblem is solved again with weights from the residuals before any refinement.
 References
     K. L. Lange, R. J. A. Little, J. M. G. Taylor, Robust statistical modeling using the t distribution, 1989.
 """
@@ -170,7 +170,9 @@ def _student(problem, elimination, d, own):
 
 
 def _usable(gains):
-    return torch.nan_to_num(gains, nan=0.0) if not gains.is_complex() else torch.where(torch.isnan(gains.abs()), 0, gains)
+    return (
+        torch.nan_to_num(gains, nan=0.0) if not gains.is_complex() else torch.where(torch.isnan(gains.abs()), 0, gains)
+    )
 
 
 def _distance(one, two):

@@ -1,16 +1,16 @@
 r"""The smallest eigenpairs of :math:`M s = \lambda N s`: inverse gains free of the bias of white noise, and sigma^2.
 
-Plain least squares and the smallest singular vector of the stacked system are inconsistent, since noise enters the matrix:
-E M = M_0 + sigma^2 diag(N). The generalised eigenproblem takes just that out, and its smallest eigenvalue estimates
-sigma^2.
+Plain least squares and the smallest singular vector of the stacked system are inconsistent, since noise enters the
+matrix: E M = M_0 + sigma^2 diag(N). The generalised eigenproblem takes just that out, and its smallest eigenvalue
+estimates sigma^2.
 
 Notation  M (b, m, m), N (b, m) of the elimination; B = N^-1/2 M N^-1/2 with eigenvalues lam ascending; s = N^-1/2 v;
           basis (m, k): s = basis h.
 Cost      a full eigendecomposition up to m = 384, a Cholesky factor and block inverse iterations beyond.
 Pitfalls  lam_1 of exact data is rounding, and may be negative by as much.
 References
-    S. Ling, T. Strohmer, Self-calibration and bilinear inverse problems via linear least squares, 2018, arXiv 1611.04196
-    (the smallest singular vector; the normaliser N is ours).
+    S. Ling, T. Strohmer, Self-calibration and bilinear inverse problems via linear least squares, 2018, arXiv
+    1611.04196 (the smallest singular vector; the normaliser N is ours).
 """
 
 import torch

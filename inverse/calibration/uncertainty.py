@@ -1,6 +1,7 @@
 r"""Covariance of the gains, and the Cramer-Rao bound.
 
-.. math:: \mathrm{cov}(d) = \sigma^2 F^+, \qquad F = \sum_l \mathrm{diag}(\bar v_l) W_l^{1/2} (I - P_l) W_l^{1/2} \mathrm{diag}(v_l)
+.. math:: \mathrm{cov}(d) = \sigma^2 F^+, \qquad
+          F = \sum_l \mathrm{diag}(\bar v_l) W_l^{1/2} (I - P_l) W_l^{1/2} \mathrm{diag}(v_l)
 
 with v_l = A_l x_l. The null space of F holds d, the common factor; the pseudo-inverse is orthogonal to it, which is the
 error after the best alignment.
@@ -21,6 +22,9 @@ from sciml.linalg.arrays import enter
 __all__ = ["crb", "gain_covariance", "without_noise"]
 
 _MOST = 0.9  # of the information at an estimate that may be noise; beyond it, linear error theory says nothing
+_NOTHING = (
+    0.7  # of it in a direction that fits the data as well: the likelihood chose among noise, which lowers the part
+)
 
 
 def gain_covariance(F, d, active, J=None):
@@ -82,12 +86,12 @@ def gain_covariance(F, d, active, J=None):
     return C if not bool(lost.any()) else C + torch.diag_embed(torch.where(infinite > 0, infinite, 0.0).to(C.dtype))
 
 
-def without_noise(C, noise):
+def without_noise(C, noise, doubtful=None):
     r"""Return the covariance of the maximum-likelihood gains, with the noise in F taken out: :math:`F_0^+ F F_0^+`.
 
     The score has the covariance sigma^2 F, noise in v included, but the curvature of the mean likelihood is
-    F_0 = F - noise. At high signal-to-noise ratios the two are equal; at 5 dB the standard deviations would be a sixth too
-    small without it.
+    F_0 = F - noise. At high signal-to-noise ratios the two are equal; at 5 dB the standard deviations would be a sixth
+    too small without it.
 
     Parameters
     ----------
@@ -95,6 +99,9 @@ def without_noise(C, noise):
         Pseudo-inverse of F, as `gain_covariance` returns it.
     noise : Tensor, shape (b, m, m)
         Mean of the part of F that noise makes, in the same units.
+    doubtful : Tensor of bool, shape (b,), or None
+        Channels in which several directions fit the data about as well: those of them whose information is mostly noise
+        get a variance beyond any gain. None, the default: all channels.
 
     Examples
     --------
@@ -109,6 +116,8 @@ def without_noise(C, noise):
     K = root @ noise @ root
     part, U = torch.linalg.eigh((K + K.mH) / 2)
     growth = (1 - part.clamp(0, _MOST)) ** -2
+    nothing = part > _NOTHING if doubtful is None else (part > _NOTHING) & doubtful[:, None]
+    growth = torch.where(nothing, 1e6, growth)
     C = root @ ((U * growth[..., None, :]) @ U.mH) @ root
     return C + torch.diag_embed(torch.where(infinite, float("inf"), 0.0).to(C.dtype)) if bool(infinite.any()) else C
 
@@ -131,9 +140,9 @@ def crb(d, x, A, sigma):
     Returns
     -------
     array, shape (m, m)
-        Covariance of the gains orthogonal to `d`, that is, of the error left after the best alignment by a common factor:
-        the relative error of an efficient estimate is ``sqrt(trace(C)) / norm(d)``, and ``sqrt(diag(C))`` are the
-        standard deviations of the gains. Where the data determine less, the diagonal is infinite.
+        Covariance of the gains orthogonal to `d`, that is, of the error left after the best alignment by a common
+        factor: the relative error of an efficient estimate is ``sqrt(trace(C)) / norm(d)``, and ``sqrt(diag(C))`` are
+        the standard deviations of the gains. Where the data determine less, the diagonal is infinite.
 
     Raises
     ------

@@ -1,0 +1,124 @@
+"""Self-calibration with operators: small ones are written out, large ones used by their products."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from sciml.exceptions import InvalidInputError
+from sciml.inverse.calibration.answer import finish, status_of
+from sciml.inverse.calibration.call import complain
+from sciml.inverse.calibration.ensemble_adapters import as_ensemble
+from sciml.inverse.calibration.identifiability import check_counts
+from sciml.inverse.calibration.matrix_free import solve_matrix_free
+
+__all__ = ["DENSE_SENSORS", "solve_operator", "solve_products"]
+
+DENSE_SENSORS = 3000  # a matrix of this size is factorised in seconds
+_DENSE_BYTES = 2**28  # operators whose matrices take no more than this are written out
+
+
+def solve_operator(call):
+    """Write small operators out and return None; solve large ones by their products."""
+    problem = call.problem
+    b, p, m = problem.y.shape
+    ensemble = as_ensemble(problem.operator, p, m)
+    own = p if ensemble.batch_shape else 1
+    size = own * m * ensemble.shape[1] * 16
+    if call.method == "matrix-free" or size > _DENSE_BYTES or m > DENSE_SENSORS:
+        problem.operator = ensemble
+        return solve_products(call)
+    dense = torch.as_tensor(ensemble.to_dense()).to(device=problem.y.device)
+    long = torch.complex128 if problem.is_complex or dense.is_complex() else torch.float64
+    problem.A = dense.to(long).reshape(1, own, m, -1)
+    problem.y = problem.y.to(long)
+    problem.is_complex = long.is_complex
+    return None
+
+
+def solve_products(call):
+    problem = call.problem
+    for name, value, wanted in (
+        ("s_basis", call.s_basis, None),
+        ("d_basis", call.d_basis, None),
+        ("prior", call.prior, None),
+        ("loss", call.loss, "gaussian"),
+        ("noise", call.noise, "white"),
+    ):
+        if value is not wanted and value != wanted:
+            raise InvalidInputError(
+                f"{name} must be left at its default for matrix-free problems; got {value!r}. Pass A as an array with "
+                f"at most {DENSE_SENSORS} sensors."
+            )
+    b, p, m = problem.y.shape
+    ensemble = as_ensemble(problem.operator, p, m)
+    if call.strict:
+        check_counts(problem.model, m, ensemble.shape[1], p)
+    parts = []
+    for channel in range(b):
+        W = problem.W
+        parts.append(
+            solve_matrix_free(
+                problem.y[channel],
+                ensemble,
+                model=problem.model,
+                W=None if W is None else W[channel if len(W) > 1 else 0],
+                tol=max(call.tol, 1e-8),
+                refine=call.refine,
+                callback=call.callback,
+                progress=call.progress,
+                on_failure=call.on_failure,
+            )
+        )
+    join = lambda name: torch.cat([getattr(part, name) for part in parts])  # noqa: E731
+    names = ("gains", "active", "noise_variance", "misfit", "dof", "eigenvalues", "converged", "variance")
+    estimate = dataclasses.replace(parts[0], **{name: join(name) for name in names})
+    signals = [part.signals for part in parts]
+    own = estimate.gains
+
+    def rescaled(d):
+        # Gains were only multiplied by the factor of the gauge: signals take its inverse.
+        known = d != 0
+        ratio = torch.where(known, own / torch.where(known, d, 1), 0).nan_to_num(0.0).sum(1) / known.sum(1).clamp_min(1)
+        stacked = torch.stack([t.reshape(t.shape[1:]) if t.shape[0] == 1 else t for t in signals])
+        return stacked * ratio.to(stacked.dtype).reshape(-1, *[1] * (stacked.ndim - 1))
+
+    known = estimate.active & torch.isfinite(estimate.gains.abs())
+    lam = estimate.eigenvalues
+    ratio = lam[:, 1] / lam[:, 0] if lam.shape[1] > 1 else torch.full_like(estimate.dof, float("nan"))
+    groups = [[own.nonzero()[:, 0].tolist()] for own in known]
+    result = finish(
+        problem,
+        estimate,
+        gauge=call.gauge,
+        known=known,
+        covariance=None,
+        groups=groups,
+        ratio=ratio,
+        null=torch.ones(len(known), dtype=torch.long, device=known.device),
+        ambiguity=[""] * len(known),
+        signals=None if any(t is None for t in signals) else rescaled,
+        settings=call.settings(),
+        reason="products with the operator only, since its matrices are large",
+        status=status_of(estimate.converged, False),
+        A=_forward(ensemble),
+        report={"applications": _numbers(parts[0].history)},
+    )
+    complain(call, result)
+    return result
+
+
+def _forward(ensemble):
+    """Signals (..., p, n) -> what the sensors would see of them, without gains."""
+
+    def seen(x):
+        flat = x.reshape(-1, *x.shape[-2:]) if x.ndim > 1 else x[None, None]
+        out = torch.stack([ensemble.forward(one) for one in flat])
+        return out.reshape(*x.shape[:-2], *out.shape[1:])
+
+    return seen
+
+
+def _numbers(history):
+    return {key: [float(v) for v in row] for key, row in history.items() if key in ("forward", "adjoint")}
