@@ -165,8 +165,8 @@ def refine(
 
 
 def refinement_steps(elimination, d0, parameters, sensor_weights=None, penalty=None, tol=1e-10):
-    """Yield the iterates (theta, d, misfit, converged) of `refine`, whose parameters these are, to be stepped by
-    hand.""" active = elimination.active
+    """Yield the iterates (theta, d, misfit, converged) of `refine`, to be stepped by hand; parameters as there."""
+    active = elimination.active
 
     def at(theta):
         d = torch.where(active, parameters.gains(theta), 0)

@@ -56,10 +56,7 @@ def gain_covariance(F, d, active, J=None):
     """
     b, m = d.shape
     d = torch.where(active, d, 0)
-    if J is None:
-        J = torch.diag_embed(active.to(F.dtype))
-    else:
-        J = torch.where(active[..., None], J.expand(b, -1, -1), 0)
+    J = torch.diag_embed(active.to(F.dtype)) if J is None else torch.where(active[..., None], J.expand(b, -1, -1), 0)
     # In an orthonormal basis of the admissible directions that are orthogonal to d.
     unit = d / torch.linalg.vector_norm(d, dim=-1, keepdim=True).clamp_min(torch.finfo(d.real.dtype).tiny)
     K = J.mH @ F @ J
