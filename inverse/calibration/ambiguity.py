@@ -13,13 +13,16 @@ import torch
 __all__ = ["describe_ambiguity", "phase_ramp", "ranges", "settle"]
 
 
-def settle(answer):
+def settle(answer, refined=True):
     """Return gains, standard deviations and what is identified, one group a channel.
 
     Parameters
     ----------
     answer : ChainAnswer
         With gains in a gauge of their own for each group.
+    refined : bool
+        Whether the gains are those of maximum likelihood, which the standard deviations are made for; True by default.
+        Those of a poorer method may be too long to judge by, unless infinite.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def settle(answer):
     gains = torch.where(known, estimate.gains, float("nan"))
     variance = torch.diagonal(estimate.covariance, dim1=-2, dim2=-1).real
     size = torch.where(known, gains.abs().square(), 0.0).sum(1) / known.sum(1).clamp_min(1)
-    lost = known & ~(variance <= size[:, None])
+    lost = known & ~(variance <= (size[:, None] if refined else 1e16 * size[:, None]))
     keep = known & ~lost
     covariance = torch.where(keep[..., :, None] & keep[..., None, :], estimate.covariance, 0)
     return torch.where(keep, gains, float("nan")), covariance, keep, lost

@@ -233,7 +233,7 @@ def _finish_dense(call, found):
     problem, answer = call.problem, found.answer
     estimate = answer.estimate
     raw = estimate.gains
-    gains, covariance, known, lost = settle(answer)
+    gains, covariance, known, lost = settle(answer, call.refine)
     estimate.gains = gains
     ambiguity = [
         describe_ambiguity(answer, known, lost, problem.sensors, channel) for channel in range(len(estimate.gains))
