@@ -101,6 +101,14 @@ def test_a_sum_of_one(taps):
         assert_allclose(found.signals, x * h.sum(), atol=1e-10)
 
 
+def test_real_kernels_without_a_first_tap_are_real():
+    # Their gains sum up to zero, so that the phase of these is arbitrary.
+    y, codes, h, *_ = problem("diverse", 3, (32,), (8,), kernel=[0.0, 1.0, -0.5, 0.2])
+    for size in (4, None):
+        found = blind_deconvolve(y, codes, signal_shape=8, kernel_size=size)
+        assert_allclose(found.kernel[:4], h / np.linalg.norm(h), atol=1e-11)
+
+
 def test_centred_kernels_lie_around_delay_zero():
     y, codes, h, *_ = problem("diverse", 3, (9, 8), (3, 2), (3, 4))
     y = np.roll(y, (-1, -2), axis=(1, 2))
