@@ -148,7 +148,7 @@ def solve_matrix_free(
         tol = max(tol, 2e-6)
     goal = {"tol": tol, "refined": bool(refine)}
     solve = _sensor_eigenpairs if cheap else _signal_eigenpairs
-    theta, x, s, found = solve(stream, n_eigen, goal, max_iter, loop, notes, size)
+    theta, x, found = solve(stream, n_eigen, goal, max_iter, loop, notes, size)
     history = {key: list(found.history[key]) for key in ("criterion", "lambda")}
     work = [stream.work()]
     converged, n_iter, dof = found.converged, found.n_iter, stream.dof()
@@ -157,14 +157,15 @@ def solve_matrix_free(
     if refine:
         n_gains = float(stream.active.sum())
         steps = refine_steps(problem, x, dof, n_gains, inner_tol=_INNER_TOL, max_inner=max_inner)
-        done = run(steps, name="matrix-free refinement", tol=_OUTER_TOL, max_iter=max_inner, dtype="float64", **loop)
+        done = run(
+            steps, name="matrix-free refinement", tol=_OUTER_TOL, max_iter=max_inner + 1, dtype="float64", **loop
+        )
         converged, n_iter = converged and done.converged, done.n_iter
         history |= {key: list(done.history[key]) for key in ("misfit", "inner")}
         history["refinement"] = list(done.history["criterion"])
         gains = problem.d
     else:
-        best = problem.evaluate(x)
-        gains = torch.where(s != 0, 1 / torch.where(s != 0, s, 1.0), best)
+        gains = problem.evaluate(x)
     noise = problem.misfit / dof if dof > 0 else float("nan")
     leading = _leading_variance(stream, problem, x)
     variance = leading * noise
@@ -244,8 +245,8 @@ def _sensor_eigenpairs(stream, n_eigen, goal, max_iter, loop, notes, size):
         part = SensorSpace(stream, blocks)
         quiet = {**loop, "on_failure": "ignore"}
         found = _eigenpairs(part, part.start(), n_eigen, goal, max_iter, quiet, limit, " of some snapshots")
-        theta, X = found.value
-        s = X[0] * part.scale
+        theta, X, S = found.value
+        s = S[:, 0]
         heard = part.scale > 0
         first = torch.where(heard, s / space.scale.clamp_min(torch.finfo(space.scale.dtype).tiny), X[0].abs().mean())
         first = torch.where(space.scale > 0, first, 0.0)
@@ -259,16 +260,39 @@ def _sensor_eigenpairs(stream, n_eigen, goal, max_iter, loop, notes, size):
             and goal["tol"] < angle < _NEAR
             and bool((part.scale > 0).all())
         ):
-            return theta, space.signals(first), first * space.scale, found
+            return _noise_values(part, theta, S), space.signals(first), found
         if n_eigen > 1 and found.converged and float(theta[1]) > 10 * max(float(theta[0]), goal["tol"]):
             # What some snapshots tell apart all of them do: the other eigenvalues need no more products.
-            bound, n_eigen = theta[1:], 1
+            bound, n_eigen = _noise_values(part, theta, S)[1:], 1
     found = _eigenpairs(space, first, n_eigen, goal, max_iter, loop, limit, "")
-    theta, X = found.value
+    theta, X, S = found.value
+    theta = _noise_values(space, theta, S)
     if bound is not None:
         theta = torch.cat([theta, bound])
-    v = X[0]
-    return theta, space.signals(v), v * space.scale, found
+    return theta, space.signals(X[0]), found
+
+
+def _noise_values(space, theta, S):
+    """Return the eigenvalues with the noise as the norm, found in the span of the pairs: they estimate its variance.
+
+    The matrix of the problem is diag(theta) there, and that of the noise has N_i = sum_l W_li (1 - h_li), with the
+    leverage of a measurement in general position, unknowns over data.
+    """
+    stream = space.stream
+    if stream.W is None:
+        rows = float(stream.active.sum())
+        N = torch.where(stream.active, space.p * (1 - stream.n / (rows * (space.p if stream.shared else 1))), 0.0)
+    else:
+        N = torch.zeros_like(stream.energy)
+        per = stream.n / stream.p if stream.shared else stream.n
+        for a, b in stream.blocks:
+            rows = (stream.W[a:b] > 0).sum(1, keepdim=True).clamp_min(1)
+            N += (stream.W[a:b] * (1 - per / rows).clamp_min(0.0)).sum(0, dtype=torch.float64)
+    root = torch.linalg.qr(S * N.clamp_min(0.0).sqrt()[:, None], mode="r")[1]
+    if not bool((torch.diagonal(root).abs() > 0).all()):
+        return theta  # nothing to compare with: as many unknowns as data
+    half = torch.linalg.solve_triangular(root.mH, torch.diag(theta).to(root), upper=False)
+    return torch.linalg.eigvalsh(torch.linalg.solve_triangular(root.mH, half.mH, upper=False))
 
 
 def _part_of(stream):
@@ -292,9 +316,9 @@ def _signal_eigenpairs(stream, n_eigen, goal, max_iter, loop, notes, size):
     itemsize = torch.empty(0, dtype=stream.dtype).element_size()
     space = SignalSpace(stream, keep=size + 2 * limit * length * itemsize <= max(1.75 * size, _SMALL))
     found = _eigenpairs(space, space.start(), n_eigen, goal, max_iter, loop, limit, "")
-    theta, X = found.value
+    theta, X, S = found.value
     notes.append("gains eliminated first: there are weights, or A^H A is not known to be diagonal")
-    return theta, space.signals(X[0]), torch.zeros(stream.m, dtype=stream.long, device=stream.y.device), found
+    return _noise_values(space, theta, S), space.signals(X[0]), found
 
 
 def _leading_variance(stream, problem, x):

@@ -50,7 +50,7 @@ class SensorSpace:
     """
 
     def __init__(self, stream, blocks=None):
-        self.stream, self.blocks = stream, blocks or stream.blocks
+        self.stream, self.blocks, self.c = stream, blocks or stream.blocks, None
         self.p = sum(b - a for a, b in self.blocks)
         energy = stream.energy
         if blocks:
@@ -94,7 +94,7 @@ class SensorSpace:
                 x += t
             else:
                 x[a:b] = t / stream.gram_part(a, b)
-        return x / stream.gram_part(0, stream.p) if stream.shared else x
+        return (x / stream.gram_part(0, stream.p)).to(stream.dtype) if stream.shared else x
 
 
 class SignalSpace:
@@ -118,6 +118,7 @@ class SignalSpace:
 
     def __init__(self, stream, keep):
         self.stream, self.keep, self.p = stream, keep, stream.p
+        self.c = None  # inverse gains that belong to the last vector that was multiplied
         energy = stream.energy
         self.inverse = torch.where(stream.active, 1 / torch.where(stream.active, energy, 1.0), 0.0)
         self.scale = 1.0  # until it is known what A^H W A does to a vector
@@ -159,7 +160,8 @@ class SignalSpace:
             u = stream.forward(x, a, b)
             total += stream.weighted(stream.data(a, b).conj() * u, a, b).sum(0)
             kept.append(u if self.keep else None)
-        c = (total * self.inverse).to(stream.dtype)
+        self.c = total * self.inverse
+        c = self.c.to(stream.dtype)
         out = stream.zeros()
         for (a, b), u in zip(stream.blocks, kept, strict=True):
             u = stream.forward(x, a, b) if u is None else u
@@ -196,13 +198,13 @@ def smallest_pairs(space, start, *, limit, tol, share):
     Yields
     ------
     Step
-        ``value`` the values (k,) and vectors (a list); ``criterion`` the residual over what is allowed: at most 1 is
-        done.
+        ``value`` the values (k,), vectors (a list) and inverse gains (m, k); ``criterion`` the residual over what is
+        allowed: at most 1 is done.
 
     Examples
     --------
     >>> class Diagonal:
-    ...     p = 1
+    ...     p, c, scale = 1, None, torch.ones(4)
     ...
     ...     def apply(self, v):
     ...         return torch.tensor([0.0, 0.5, 0.7, 1.0], dtype=torch.float64) * v
@@ -225,7 +227,8 @@ def smallest_pairs(space, start, *, limit, tol, share):
         sure -= done
         scalars = {"lambda": float(theta[0]), "products": basis.products, "residual": residual}
         # Pairs beyond the first have some steps of their own before the first may end the loop.
-        yield Step((theta[:wanted], list(X.mT)), max(residual / allowed, 1 + 1e-9 if sure > 0 else 0.0), scalars)
+        S = basis.gains(X, Y[:, :wanted])
+        yield Step((theta[:wanted], list(X.mT), S), max(residual / allowed, 1 + 1e-9 if sure > 0 else 0.0), scalars)
         if not added:
             return
         # A pair that is there needs no vector more.
@@ -242,6 +245,13 @@ class _Basis:
         # Whole at once: pages that are not used are no memory, and many small arrays leave holes behind.
         self.V, self.H = (torch.empty(limit, len(like), dtype=like.dtype, device=like.device) for _ in range(2))
         self.T = torch.zeros(0, 0, dtype=like.dtype, device=like.device)
+        self.C = []  # inverse gains that belong to each vector, where these are signals
+
+    def gains(self, X, Y):
+        """Return the inverse gains (m, k) of some combinations of the vectors."""
+        if self.space.c is None:
+            return X * self.space.scale[:, None]
+        return torch.stack(self.C[: self.size]).mT @ Y.to(self.C[0])
 
     def extend(self, fresh):
         """Add what is new in some vectors; return how many were added."""
@@ -256,6 +266,7 @@ class _Basis:
                 continue
             self.V[self.size] = vector / left
             self.H[self.size] = self.space.apply(self.V[self.size])
+            self.C[self.size :] = [self.space.c]
             self.size, self.products = self.size + 1, self.products + 1
             column = self.V[: self.size].conj() @ self.H[self.size - 1]
             self.T = torch.nn.functional.pad(self.T, (0, 1, 0, 1))
@@ -272,6 +283,8 @@ class _Basis:
         kept = C.shape[1]
         for rows in (self.V, self.H):
             rows[:kept] = C.mT @ rows[: self.size]
+        if self.space.c is not None:
+            self.C = list(C.mT.to(self.C[0]) @ torch.stack(self.C[: self.size]))
         self.size, self.T = kept, C.mH @ self.T @ C
 
 

@@ -20,10 +20,7 @@ def gaussian(rng, *shape):
 def problem(model, *, m=24, n=5, p=6, sigma=0.0, kind="code", seed=0):
     """Return data, measurement and gains."""
     rng = np.random.default_rng(seed)
-    if kind == "code":
-        A = SpreadCode(rng.choice([-1, 1], (p, m)), n)
-    else:
-        A = as_ensemble(gaussian(rng, p, m, n), p, m)
+    A = SpreadCode(rng.choice([-1, 1], (p, m)), n) if kind == "code" else as_ensemble(gaussian(rng, p, m, n), p, m)
     if model == "snapshots":
         A = as_ensemble(A.to_dense()[0], p, m) if kind != "code" else PartialDFT(m, np.sort(rng.permutation(m)[:n]))
     d = gaussian(rng, m)
@@ -68,7 +65,7 @@ def stacked(y, A, W, shared):
     return S if W is None else W.reshape(-1, 1).sqrt() * S
 
 
-def likelihood(y, A, W, shared, d, steps=30):
+def likelihood(y, A, W, shared, d, steps=5):
     """Return the gains and the misfit of maximum likelihood, and the inverse information on the gains."""
     p, m = y.shape
     G, n = matrices(A, p), A.shape[1]
@@ -153,8 +150,17 @@ def test_both_eliminations_have_the_same_eigenvalues_as_the_dense_matrix():
     other = SignalSpace(stream, keep=True)
     dense = torch.stack([other.apply(e) for e in torch.eye(30, dtype=torch.complex128)]).mT
     torch.testing.assert_close(torch.linalg.eigvalsh(dense)[:24], values, rtol=0, atol=1e-12)
-    found = solve_matrix_free(y, A, model="diverse", refine=False, n_eigen=2)
-    torch.testing.assert_close(found.eigenvalues[0, :1], values[:1], rtol=1e-4, atol=0)
+    found = solve_matrix_free(y, A, model="diverse", refine=False)
+    assert found.history["lambda"][-1] == pytest.approx(float(values[0]), rel=1e-3)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("weighting", ["none", "flags"])
+def test_the_smallest_eigenvalue_estimates_the_variance_of_the_noise(model, weighting):
+    y, A, _ = problem(model, m=128, n=24, p=8, sigma=0.01)
+    found = solve_matrix_free(y, A, model=model, W=weights(weighting, y.shape))
+    assert 0.6 < float(found.eigenvalues[0, 0]) / 0.01**2 < 1.4
+    assert float(found.noise_variance[0]) == pytest.approx(0.01**2, rel=0.2)
 
 
 @pytest.mark.parametrize(("weighting", "limits"), [("none", (0.9, 1.1)), ("flags", (0.85, 1.15))])
@@ -249,7 +255,8 @@ def test_sensors_that_saw_nothing_are_left_out(model):
     y[:, 3] = 0
     found = solve_matrix_free(y, A, model=model)
     assert found.active[0].logical_not().nonzero().tolist() == [[3]]
-    assert bool(found.gains[0, 3].isnan()) and bool(found.variance[0, 3].isinf())
+    assert bool(found.gains[0, 3].isnan())
+    assert bool(found.variance[0, 3].isinf())
     W = torch.ones(6, 24, dtype=torch.float64)
     W[:, 3] = 0
     y[:, 3] = 7  # whatever they hold
@@ -264,7 +271,8 @@ def test_single_precision_stays_and_is_enough(model):
     y, A, d = problem(model, m=64, n=12, p=8, sigma=1e-3)
     long = solve_matrix_free(y, A, model=model)
     short = solve_matrix_free(y.to(torch.complex64), A, model=model)
-    assert short.signals.dtype is torch.complex64 and bool(short.converged[0])
+    assert short.signals.dtype is torch.complex64
+    assert bool(short.converged[0])
     assert error(short.gains[0].to(d), d) < 1.02 * error(long.gains[0], d)
 
 
@@ -273,7 +281,7 @@ def test_real_data_stay_real():
     A = as_ensemble(rng.standard_normal((6, 24, 5)), 6, 24)
     d = torch.from_numpy(rng.standard_normal(24))
     found = solve_matrix_free(d * A.forward(torch.from_numpy(rng.standard_normal((6, 5)))), A, model="diverse")
-    assert found.gains.dtype is torch.float64 and found.signals.dtype is torch.float64
+    assert {found.gains.dtype, found.signals.dtype} == {torch.float64}
     assert error(found.gains[0], d) < 1e-9
 
 
@@ -281,7 +289,8 @@ def test_real_data_stay_real():
 def test_units_do_not_matter(model):
     y, A, _ = problem(model, sigma=0.02)
     one, scaled = (solve_matrix_free(y * factor, A, model=model) for factor in (1.0, 2.0**20))
-    assert torch.equal(scaled.gains, 2.0**20 * one.gains) and torch.equal(scaled.signals, one.signals)
+    assert torch.equal(scaled.gains, 2.0**20 * one.gains)
+    assert torch.equal(scaled.signals, one.signals)
     assert torch.equal(scaled.variance, 2.0**40 * one.variance)
 
 
@@ -293,7 +302,7 @@ def test_two_groups_without_common_information_show_in_the_second_eigenvalue():
     dense = torch.zeros(8, 32, 8, dtype=torch.complex128)
     dense[:, :16, :4], dense[:, 16:, 4:] = gaussian(rng, 8, 16, 4), gaussian(rng, 8, 16, 4)
     x, d = gaussian(rng, 8, 8), gaussian(rng, 32)
-    for A, low, high in ((dense, 1.0, 3.0), (gaussian(rng, 8, 32, 8), 30.0, 1e9)):
+    for A, low, high in ((dense, 1.0, 1.5), (gaussian(rng, 8, 32, 8), 30.0, 1e9)):
         A = as_ensemble(A, 8, 32)
         y = d * A.forward(x) + 0.02 * gaussian(rng, 8, 32)
         values = solve_matrix_free(y, A, model="diverse", n_eigen=2).eigenvalues[0]
@@ -309,7 +318,7 @@ def test_two_groups_show_where_signals_are_eliminated_too():
     pair = as_ensemble(codes[0], 16, 32)
     y = gaussian(rng, 32) * pair.forward(gaussian(rng, 16, 8)) + 0.003 * gaussian(rng, 16, 32)
     values = solve_matrix_free(y, pair, model="snapshots", n_eigen=3).eigenvalues[0]
-    assert float(values[1]) < 3 * float(values[0]) < 0.1 * float(values[2])
+    assert float(values[1]) < 1.5 * float(values[0]) < 0.1 * float(values[2])
 
 
 def test_it_says_when_a_stage_did_not_converge():
@@ -317,7 +326,9 @@ def test_it_says_when_a_stage_did_not_converge():
     with pytest.warns(ConvergenceWarning, match="matrix-free eigenproblem stopped after 2 iterations with criterion"):
         found = solve_matrix_free(y, A, model="diverse", max_iter=2, refine=False)
     assert not bool(found.converged[0])
-    with pytest.warns(ConvergenceWarning, match="refinement stopped after 1 iterations .*raise max_inner"):
+    with pytest.warns(
+        ConvergenceWarning, match="refinement stopped after 1 .*1 inner steps were taken: raise max_inner"
+    ):
         found = solve_matrix_free(y + 0.5 * y.abs().roll(1), A, model="diverse", max_inner=1)
     assert not bool(found.converged[0])
 
@@ -326,7 +337,8 @@ def test_a_callback_sees_both_stages_and_may_end_them():
     y, A, _ = problem("diverse", sigma=0.01)
     seen = []
     solve_matrix_free(y, A, model="diverse", callback=lambda n_iter, step: seen.append(set(step.scalars)))
-    assert {"lambda", "products", "residual"} in seen and {"misfit", "inner"} in seen
+    assert {"lambda", "products", "residual"} in seen
+    assert {"misfit", "inner"} in seen
     ended = solve_matrix_free(y, A, model="diverse", callback=lambda n_iter, step: True)
     assert not bool(ended.converged[0])
 
