@@ -75,7 +75,7 @@ def likelihood(y, A, W, shared, d, steps=5):
         if shared:
             x = torch.linalg.lstsq(torch.cat(D), (root * y).reshape(-1, 1)).solution.mT.expand(p, n)
         else:
-            x = torch.stack([torch.linalg.pinv(D[j]) @ (root[j] * y[j]) for j in range(p)])
+            x = torch.stack([torch.linalg.lstsq(D[j], (root[j] * y[j])[:, None]).solution[:, 0] for j in range(p)])
         v = torch.stack([G[j] @ x[j] for j in range(p)])
         J = torch.zeros(p * m, m + (n if shared else p * n), dtype=torch.complex128)
         for j in range(p):
@@ -83,10 +83,14 @@ def likelihood(y, A, W, shared, d, steps=5):
             J[rows, :m] = torch.diag(root[j] * v[j])
             J[rows, first : first + n] = D[j]
         r = (root * (y - d * v)).reshape(-1)
-        step = torch.linalg.pinv(J, rtol=1e-10) @ r
-        d = d + step[:m]
+        # One row more fixes the gauge: the step is orthogonal to the gains.
+        gauge = torch.zeros(1, J.shape[1], dtype=J.dtype)
+        gauge[0, :m] = d.conj()
+        rhs = torch.cat([r, torch.zeros(1, dtype=r.dtype)])[:, None]
+        d = d + torch.linalg.lstsq(torch.cat([J, gauge]), rhs).solution[:m, 0]
     B = J[:, m:]
-    C = J[:, :m] - B @ (torch.linalg.pinv(B) @ J[:, :m])
+    Q = torch.linalg.qr(B)[0]
+    C = J[:, :m] - Q @ (Q.mH @ J[:, :m])
     F = torch.linalg.pinv(C.mH @ C, rtol=1e-9, hermitian=True)
     return d, float(r.abs().square().sum()), torch.diagonal(F).real
 
@@ -103,7 +107,7 @@ def test_without_noise_it_is_the_null_vector_of_the_stacked_matrix(model, kind, 
     W = weights(weighting, y.shape)
     found = solve_matrix_free(y, A, model=model, W=W, refine=refine)
     assert bool(found.converged[0])
-    null = torch.linalg.svd(stacked(y, A, W, model == "repeated"))[2].mH[:, -1]
+    null = torch.linalg.svd(stacked(y, A, W, model == "repeated"), full_matrices=False)[2].mH[:, -1]
     assert error(found.gains[0], 1 / null[: len(d)]) < (1e-9 if refine else 1e-6)
     assert error(found.gains[0], d) < (1e-9 if refine else 1e-6)
 
@@ -183,7 +187,7 @@ def test_where_neighbours_are_confused_variances_are_measured():
     found = solve_matrix_free(y, slow, model="snapshots", n_eigen=1)
     if not any("probes" in note for note in found.notes):
         found = solve_matrix_free(y, slow, model="snapshots", probes=2)
-    _, _, inverse = likelihood(y, slow, None, False, d, steps=10)
+    _, _, inverse = likelihood(y, slow, None, False, d, steps=2)
     true = inverse * found.noise_variance[0] * float(found.gains[0].norm() / d.norm()) ** 2
     assert 0.5 < float(found.variance[0].sum() / true.sum()) < 2
 
@@ -192,9 +196,9 @@ def test_where_neighbours_are_confused_variances_are_measured():
 
 
 def test_fifty_thousand_unknowns_in_fifteen_applications():
-    y, A, d = problem("diverse", m=2048, n=512, p=112, sigma=1e-3)
+    y, A, d = problem("diverse", m=1024, n=256, p=200, sigma=1e-3)
     found = solve_matrix_free(y, A, model="diverse")
-    assert 2048 + 112 * 512 == 59392
+    assert 1024 + 200 * 256 > 50_000
     assert max(found.history["forward"][-1], found.history["adjoint"][-1]) <= 15
     bound = float(found.variance[0].sum().sqrt() / found.gains[0].norm())
     assert error(found.gains[0], d) < 1.05 * bound
