@@ -20,7 +20,7 @@ restricted likelihood of the residuals taken:
 Notation  y, A, W, d, f of the elimination; r = sqrt(W) (l, m); z = r y, u its explained part, rest = z - u; w sensor
           weights.
 Cost      a few Gauss-Newton matrices for the test, 30 to 150 of them where it fails.
-Pitfalls  a test of few residuals sees little: with p (m - n) below about 100 misfit must be strong. Noise of different
+Pitfalls  a test of few residuals sees little: with a dozen snapshots misfit may pass for noise. Noise of different
           size at every sensor also fails the test; what follows is harmless then, yet weights are the remedy. Gains
           whose signs or phases are arbitrary have no mean: they are compared between two halves of the snapshots, and
           given up where these disagree.
@@ -42,9 +42,8 @@ from sciml.random import generator, normal
 
 __all__ = ["Assessment", "Decision", "assess", "choose", "mean_is_supported"]
 
-# Of 5600 simulated problems without misfit, m from 4 to 16 and p from 3 to 500, the largest score was 6.3; at sizes
-# from 32 by 20 on it was below 4.
-_THRESHOLD = 6.5
+# Normal deviates of one false alarm in 100 000, and the same for deviations known from 32 draws (Student's t).
+_DEVIATES = {"shared": 4.27, "own": 5.05}
 _DRAWS = 32
 _ENTRIES = 2**24  # numbers in the bases of the snapshots looked at; more snapshots are thinned out
 _DISAGREEMENT = 0.5  # of the gains of two halves of the snapshots, relative
@@ -59,7 +58,8 @@ class Assessment:
     score : float
         Distance of T from its mean under noise, in standard deviations; 0 where there is nothing to compare.
     misfit : bool
-        Whether the score exceeds 6.5, more than chance reaches.
+        Whether the score exceeds what chance reaches once in 100 000 times: 4.4 for many residuals of many sensors, 7
+        for four of them, as T is skewed then.
     fraction : float
         Share of the weighted energy of the data that the residuals hold.
 
@@ -151,11 +151,22 @@ def assess(elimination, d, *, random_state=0):
         return Assessment(0.0, False, fraction)
     T = float(K.abs().square().sum()) / left**2
     if len(pieces) == 1 and pieces[0].kind == "shared":
+        kind = "shared"
         mean, deviation = _white(pieces[0].dimension, pieces[0].count, K.is_complex())
     else:
+        kind = "own"
         mean, deviation = _drawn(pieces, K, generator(random_state))
     score = (T - mean) / deviation if deviation > 1e-12 * mean else 0.0
-    return Assessment(score, score > _THRESHOLD, fraction)
+    rank = min(max(piece.dimension for piece in pieces), sum(piece.count for piece in pieces))
+    return Assessment(score, score > _threshold(rank, K.is_complex(), _DEVIATES[kind]), fraction)
+
+
+def _threshold(rank, is_complex, deviate):
+    """Quantile of a standardised chi-squared variable, T being a mean of squares of products (Wilson and Hilferty)."""
+    rank = max(rank, 1.0)
+    freedom = rank**2 if is_complex else rank * (rank + 1) / 2
+    share = 2 / (9 * freedom)
+    return freedom**0.5 * ((1 - share + deviate * share**0.5) ** 3 - 1) / 2**0.5
 
 
 def _white(k, p, is_complex):

@@ -240,7 +240,7 @@ def two_variances(z, lam, floor=0.0, doubt=0.0):
     spread : float
         tau^2, 0 where `error` explains as much alone.
     error : float
-        kappa, at least `floor`: its logarithm is thought within one of that of `floor`, or anywhere beyond at odds of
+        kappa, at least `floor`: its logarithm is thought within 0.7 of that of `floor`, or anywhere beyond at odds of
         1 to 150.
 
     Examples
@@ -251,15 +251,8 @@ def two_variances(z, lam, floor=0.0, doubt=0.0):
     True
     """
     z2, lam = z.abs().square(), lam.double()
-    half = 1.0 if z.is_complex() else 0.5
     size = max(float(z2.max()), torch.finfo(lam.dtype).tiny) if len(z) else 1.0
-
-    def score(spread, error):
-        variance = (spread[:, None] + error[:, None] / lam).clamp_min(1e-30 * size)
-        # Errors alike in all directions look like a spread: where floor alone will do, it shall.
-        beyond = 0.5 * (error / floor).log().square() if floor > 0 else torch.zeros_like(error)
-        return -half * (variance.log() + z2 / variance).sum(1) - beyond.clamp_max(_EVIDENCE)
-
+    score = _scorer(z, lam, floor)
     scale = float(lam.log().mean().exp())
     ratio = torch.as_tensor(_RATIOS, device=lam.device) * scale
     # For a given ratio of the two the best spread is a mean; at the floor it is searched for.
@@ -277,6 +270,33 @@ def two_variances(z, lam, floor=0.0, doubt=0.0):
     return float(spread[best]), float(error[best])
 
 
+def _scorer(z, lam, floor):
+    """Penalised log-likelihood of spreads and errors, each (j,)."""
+    z2, half = z.abs().square(), 1.0 if z.is_complex() else 0.5
+    least = 1e-30 * max(float(z2.max()), torch.finfo(lam.dtype).tiny) if len(z) else 1e-300
+
+    def score(spread, error):
+        variance = (spread[:, None] + error[:, None] / lam).clamp_min(least)
+        # Errors alike in all directions look like a spread: where floor alone will do, it shall.
+        beyond = (error / floor).log().square() if floor > 0 else torch.zeros_like(error)
+        return -half * (variance.log() + z2 / variance).sum(1) - beyond.clamp_max(_EVIDENCE)
+
+    return score
+
+
+def _possible(z, lam, floor):
+    """The largest spread within four of the best score, and the error that goes with it."""
+    score = _scorer(z, lam, floor)
+    size = max(float(z.abs().square().max()), torch.finfo(lam.dtype).tiny)
+    spread = torch.as_tensor(_SPREADS, device=lam.device) * size
+    share = torch.as_tensor(_SHARES, device=lam.device)
+    error = ((z.abs().square() * lam).mean() * share).clamp_min(floor)
+    value = torch.stack([score(spread, each.expand_as(spread)) for each in error])  # (share, spread)
+    top, which = value.max(0)
+    last = int((top >= top.max() - 4).nonzero()[-1])
+    return float(spread[last]), float(error[which[last]])
+
+
 @dataclass
 class Shrunk:
     """What `shrink` returns, for one channel.
@@ -286,7 +306,7 @@ class Shrunk:
     d : Tensor, shape (m,)
         Gains, zero at sensors that take no part; geometric mean of d over the centre one.
     covariance : Tensor, shape (m, m)
-        Of the gains, given data and prior.
+        Of the gains, given data and prior; where no spread is found, given the largest that remains possible.
     spread : float
         tau, standard deviation of log d about the centre.
     inflation : float
@@ -356,7 +376,7 @@ def shrink(elimination, start, centre, *, proportional=False, free_phases=False,
     freedom = max(float(elimination.degrees(_place(start, index, start[0, index]))[0]) - k + 1, 1.0)
     eps = torch.finfo(d.real.dtype).eps
     spread = error = 0.0
-    doubted = converged = False
+    doubted, converged, floor = False, False, 0.0
     weights = None
     for n_iter in range(1, max_iter + 1):
         d = d / d.abs().log().mean().exp()
@@ -402,8 +422,10 @@ def shrink(elimination, start, centre, *, proportional=False, free_phases=False,
             converged = True
             break
     if doubted:
-        # Data are better left alone than calibrated on a suspicion.
-        d, spread, precise = one, 0.0, torch.zeros_like(lam)
+        # Data are better left alone than calibrated on a suspicion. Their error is as large as the gains may differ.
+        d, spread = one, 0.0
+        most, error = _possible(z, lam, floor)
+        precise = most / (most + error / lam)
     d = d / d.abs().log().mean().exp()
     gains = _place(start, index, d * centre)[0]
     covariance = (V * (precise * error / lam)) @ V.mH
