@@ -27,6 +27,7 @@ _WHERE = {
     "GPHM": "sciml.solvers.gp_pde",
     "GPPDERegressor": "sciml.solvers.gp_pde.estimator",
     "GPRegressor": "sciml.solvers.gp_regression.estimator",
+    "GainPrior": "sciml.inverse.calibration",
     "HeldOut": "sciml.inverse.bilevel",
     "Initial": "sciml.solvers.gp_pde",
     "KernelMethod": "sciml.solvers.gp_pde",
@@ -37,6 +38,7 @@ _WHERE = {
     "Periodic": "sciml.solvers.gp_pde",
     "Region": "sciml.solvers.gp_pde",
     "Robin": "sciml.solvers.gp_pde",
+    "SelfCalibrator": "sciml.inverse.calibration.estimator",
     "SquaredError": "sciml.inverse.bilevel",
     "StructuredLower": "sciml.inverse.bilevel",
     "UnknownFunction": "sciml.solvers.gp_pde",
@@ -49,6 +51,7 @@ _WHERE = {
     "hypergradient": "sciml.inverse.bilevel",
     "learn_hyperparameters": "sciml.inverse.bilevel",
     "load": "sciml.results",
+    "self_calibrate": "sciml.inverse.calibration",
     "set_config": "sciml._config",
     "show_versions": "sciml._versions",
     "solve_pde": "sciml.solvers.gp_pde",
@@ -110,6 +113,8 @@ if TYPE_CHECKING:
     from sciml.inverse.bilevel.logistic_estimator import BilevelLogistic
     from sciml.inverse.bilevel.ridge_estimator import BilevelRidge
     from sciml.inverse.bilevel.sparse_estimator import BilevelElasticNet, BilevelLasso
+    from sciml.inverse.calibration import GainPrior, self_calibrate
+    from sciml.inverse.calibration.estimator import SelfCalibrator
     from sciml.results import load
     from sciml.solvers.gp_pde import (
         GPHM,

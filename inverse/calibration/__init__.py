@@ -19,3 +19,12 @@ from sciml.inverse.calibration.solve import self_calibrate as self_calibrate
 from sciml.inverse.calibration.uncertainty import crb as crb
 from sciml.inverse.calibration.visibilities import solve_visibilities as solve_visibilities
 from sciml.inverse.calibration.visibilities import stefcal as stefcal
+
+
+def __getattr__(name):
+    # scikit-learn is loaded with the estimator, not with the functions.
+    if name == "SelfCalibrator":
+        from sciml.inverse.calibration.estimator import SelfCalibrator
+
+        return SelfCalibrator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
