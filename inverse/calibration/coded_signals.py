@@ -177,3 +177,15 @@ class Taps:
             return (d @ self.solve.mT) if extra else (self.solve @ d[..., None])[..., 0]
         h = torch.fft.ifftn(d.unflatten(-1, self.shape), dim=tuple(range(-len(self.shape), 0)))
         return h[(..., *self.where)].flatten(-len(self.shape))
+
+    def spectrum(self, h):
+        """Return the spectra (..., N) of kernels (..., k).
+
+        Parameters
+        ----------
+        h : Tensor, shape (..., k)
+            Taps.
+        """
+        placed = h.new_zeros(*h.shape[:-1], *self.shape)
+        placed[(..., *self.where)] = h.reshape(*h.shape[:-1], *self.where[0].shape)
+        return torch.fft.fftn(placed, dim=tuple(range(-len(self.shape), 0))).flatten(-len(self.shape))

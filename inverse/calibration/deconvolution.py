@@ -6,7 +6,8 @@ with circular convolution: in the Fourier domain a self-calibration, whose gains
 
 Notation  N pixels of `shape` (one axis or more); c_l code; R holds each number of x_l over a block of pixels; F unitary
           Fourier transform: F y_l = diag(d) F diag(c_l) R x_l, d = sum_t h_t exp(-2 pi i f t / N) = B h.
-Cost      that of `self_calibrate` with m = N sensors: dense to N = 3000, by transforms beyond (free kernels only).
+Cost      that of `self_calibrate` with m = N sensors: dense to N = 3000, by transforms beyond. A kernel of few taps is
+          then found from all its gains: more data are needed than for its taps alone, and errors take a solve a tap.
 Pitfalls  diversity must act on the spread signal: codes that are constant over the blocks of R are none. The kernel and
           the signals are known up to one factor. Frequencies at which the kernel has no power are weak sensors: without
           `kernel_size` they stay unknown. Convolution is circular: pad signals by zeros in the code where it is not.
@@ -37,6 +38,7 @@ from sciml.inverse.calibration.coded_signals import CodedSignals, Taps, tap_colu
 from sciml.inverse.calibration.ensemble_base import complex_dtype
 from sciml.inverse.calibration.identifiability import check_counts
 from sciml.inverse.calibration.solve import self_calibrate
+from sciml.inverse.calibration.tap_refinement import fit_taps
 from sciml.iterate import Status, caller_level
 from sciml.linalg.arrays import enter
 from sciml.results import Result, array, internal
@@ -45,7 +47,7 @@ from sciml.validation import check_number, check_option
 __all__ = ["DeconvolutionResult", "blind_deconvolve"]
 
 Array = np.ndarray | torch.Tensor
-_DENSE = 3000  # pixels that the dense solver takes, with a basis of the gains
+_DENSE = 3000  # pixels that the dense solver takes; beyond, taps are found after the gains, by transforms
 # Taps are undetermined where their error is this part of the norm, or this many times the relative noise.
 _UNCERTAIN, _AMPLIFIED = 0.5, 1e4
 
@@ -149,7 +151,7 @@ def blind_deconvolve(
         Inverse variance of each frequency (as ``numpy.fft.fftn`` orders them), 0 to leave one out; None (the default):
         white noise. Symmetric for real data.
     noise_std : float or None
-        Standard deviation of the noise of a pixel, where known.
+        Standard deviation of the noise of a pixel, where known: for ``chi2_reduced``, errors follow the residuals.
     gauge : {"norm", "sum"}
         The common factor: norm of the kernel 1 and its largest tap real and positive (the default), or its taps sum up
         to 1 (a blur that keeps the mean).
@@ -202,41 +204,55 @@ def blind_deconvolve(
     model, shape, signal_shape = _shapes(Y, C, signal_shape, model)
     count, is_real = len(shape), not Y.is_complex()  # both are complex here where one is
     taps = tap_delays(kernel_size, bool(kernel_centered), shape)
-    B = None if kernel_size is None else tap_columns(taps, shape, Y.device)
-    if B is not None:
-        _check_size(model, shape, signal_shape, Y, B, on_failure)
+    few, dense = kernel_size is not None, math.prod(shape) <= _DENSE
+    if few and (on_failure is None or on_failure == "raise"):
+        k = math.prod(len(t) for t in taps)
+        # Without dense matrices all gains are found before the taps.
+        check_counts(model, math.prod(shape), math.prod(signal_shape), Y.shape[-count - 1], k if dense else None)
+    spectra, ensemble = _spectra(Y, count), CodedSignals(C, shape, signal_shape, shared=model == "snapshots")
+    W = None if weights is None else _frequency_weights(weights, shape, is_real)
     found = self_calibrate(
-        _spectra(Y, count),
-        CodedSignals(C, shape, signal_shape, shared=model == "snapshots"),
+        spectra,
+        ensemble,
         model=model,
-        d_basis=B,
-        weights=None if weights is None else _frequency_weights(weights, shape, is_real),
+        d_basis=tap_columns(taps, shape, Y.device) if few and dense else None,
+        weights=W,
         noise_std=noise_std,
         # Spectra are not alike, and those of real data come twice: neither a prior of gains nor a test of residuals.
         method="chain",
         loss=loss,
-        refine=refine,
+        refine=refine and (dense or not few),
         tol=tol,
         max_iter=max_iter,
         callback=callback,
         # With few taps the question is what they are, not every gain by itself: the verdict is spoken below.
-        on_failure=on_failure if B is None else "ignore",
+        on_failure="ignore" if few else on_failure,
     )
 
     lost = ~found.gains.isfinite()
     d = found.gains.masked_fill(lost, 0)
-    to_taps = Taps(taps, shape, lost if B is not None else None)
-    h = to_taps(d)
+    answer = {name: getattr(found, name) for name in ("status", "n_iter", "history", "noise_std", "chi2_reduced")}
+    if noise_std is not None:
+        noise_std = check_number("noise_std", noise_std, low=0, inclusive="neither")
+        answer["noise_std"] = answer["noise_std"] * noise_std  # it came in units of what was known
+    if few and not dense:
+        repeated, known = model == "repeated", {"W": W, "noise_std": noise_std}
+        stop = {"tol": max(tol, 1e-8), "max_iter": max_iter if refine else 0, "callback": callback}
+        fit = fit_taps(spectra + 0j, ensemble, taps, shape, d, repeated=repeated, **known, **stop)
+        h, x, covariance, d = fit.h, fit.x, fit.covariance, Taps(taps, shape, None).spectrum(fit.h)
+        answer = {"status": fit.run.status, "n_iter": fit.run.n_iter, "history": fit.run.history}
+        answer |= {"noise_std": fit.noise_std, "chi2_reduced": fit.chi2_reduced}
+    else:
+        to_taps = Taps(taps, shape, lost if few else None)
+        h, x, d = to_taps(d), found.signals, to_taps.spectrum(to_taps(d)) if few else d
+        covariance = None if found.gains_cov is None else _of_taps(found.gains_cov.nan_to_num(0), to_taps)
     factor = _factor(h, gauge, is_real)  # (..., 1)
-    std = None if found.gains_cov is None else _kernel_std(found.gains_cov.nan_to_num(0), to_taps, h, factor, gauge)
-    if B is not None:
-        d = h @ B.mT
-        ambiguity = _verdict(found, std, h * factor, Y, on_failure, tol)
+    std = None if covariance is None else _kernel_std(covariance, h, factor, gauge)
+    if few:
+        ambiguity = _verdict(answer, std, h * factor, Y, on_failure, tol)
     else:
         ambiguity = found.ambiguity
-        if std is not None:
-            std = std.masked_fill(lost.any(-1, keepdim=True), math.inf)
-    x = found.signals / factor.reshape(*factor.shape[:-1], *[1] * (found.signals.ndim - factor.ndim + 1))
+        std = None if std is None else std.masked_fill(lost.any(-1, keepdim=True), math.inf)
 
     def give(t, axes, real=is_real):
         t = t.real if real and t.is_complex() else t
@@ -244,15 +260,14 @@ def blind_deconvolve(
         return leave(t.to(wanted).reshape(*t.shape[:-1], *axes))
 
     own = tuple(len(t) for t in taps)
-    same = ("status", "n_iter", "history", "model", "method", "reason", "ambiguity_ratio", "chi2_reduced")
     return DeconvolutionResult(
-        **{name: getattr(found, name) for name in same},
-        settings={**found.settings, "kernel_size": None if kernel_size is None else own, "signal_shape": signal_shape},
+        **answer,
+        **{name: getattr(found, name) for name in ("model", "method", "reason", "ambiguity_ratio")},
+        settings={**found.settings, "kernel_size": own if few else None, "signal_shape": signal_shape},
         kernel=give(h * factor, own),
         kernel_std=None if std is None else give(std, own),
-        signals=give(x, signal_shape),
+        signals=give(x / factor.reshape(*factor.shape[:-1], *[1] * (x.ndim - factor.ndim + 1)), signal_shape),
         response=give(d * factor, shape, real=False),
-        noise_std=found.noise_std,
         ambiguity=ambiguity,
         axes_count=count,
         lost_frequencies=[row.nonzero()[:, 0].tolist() for row in lost.reshape(-1, lost.shape[-1])]
@@ -291,24 +306,12 @@ def _shapes(Y, C, signal_shape, model):
     return model, shape, tuple(check_number("signal_shape", n, low=1, high=N, integer=True) for n, N in sizes)
 
 
-def _check_size(model, shape, signal_shape, Y, B, on_failure):
-    """Refuse too few data, and more than dense matrices can take."""
-    N, n = math.prod(shape), math.prod(signal_shape)
-    if N > _DENSE:
-        raise InvalidInputError(
-            f"kernel_size must be None for signals of more than {_DENSE} pixels; got {N} pixels. Leave it out, and cut "
-            "the kernel to its support afterwards, or cut y and codes into smaller pieces."
-        )
-    if on_failure is None or on_failure == "raise":
-        check_counts(model, N, n, Y.shape[-len(shape) - 1], B.shape[1])
-
-
-def _verdict(found, std, h, Y, on_failure, tol):
+def _verdict(answer, std, h, Y, on_failure, tol):
     """Warn or raise where the taps are not determined or the method did not converge; return the ambiguity in words."""
     text = ""
     if std is not None:
         relative = torch.linalg.vector_norm(std, dim=-1) / torch.linalg.vector_norm(h, dim=-1)
-        noise = torch.as_tensor(found.noise_std, dtype=torch.float64, device=std.device)
+        noise = torch.as_tensor(answer["noise_std"], dtype=torch.float64, device=std.device)
         noise = noise / torch.sqrt(Y.abs().square().mean())
         if not bool(((relative < _UNCERTAIN) & (relative < _AMPLIFIED * noise + 1e-12)).all()):
             text = (
@@ -319,9 +322,11 @@ def _verdict(found, std, h, Y, on_failure, tol):
     if text:
         kind = IdentifiabilityError if level == "raise" else AmbiguityWarning
         _tell(kind, f"the data do not determine the kernel: {text}.", level)
-    elif found.status not in (Status.CONVERGED, Status.STOPPED):
+    elif answer["status"] not in (Status.CONVERGED, Status.STOPPED):
         kind = ConvergenceError if level == "raise" else ConvergenceWarning
-        _tell(kind, f"blind_deconvolve stopped after {found.n_iter} iterations, tol={tol:.0e}: raise max_iter.", level)
+        _tell(
+            kind, f"blind_deconvolve stopped after {answer['n_iter']} iterations, tol={tol:.0e}: raise max_iter.", level
+        )
     return text
 
 
@@ -375,10 +380,14 @@ def _factor(h, gauge, is_real):
     return turn / torch.linalg.vector_norm(h, dim=-1, keepdim=True)
 
 
-def _kernel_std(C, to_taps, h, factor, gauge):
-    """Return standard deviations of the taps in the gauge; the covariance C (..., N, N) leaves the factor out."""
+def _of_taps(C, to_taps):
+    """Return the covariance (..., k, k) of taps from that of the gains, (..., N, N)."""
     half = to_taps(C.mT).mT
-    C = to_taps(half.conj()).conj()  # (..., k, k)
+    return to_taps(half.conj()).conj()
+
+
+def _kernel_std(C, h, factor, gauge):
+    """Return standard deviations of the taps in the gauge; the covariance C (..., k, k) leaves the factor out."""
     if gauge == "sum":
         # h / sum(h): the change of the sum moves every tap.
         G = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device) - (h * factor)[..., :, None]
