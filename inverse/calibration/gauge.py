@@ -115,6 +115,8 @@ def apply_gauge(gauge, d, C, known, variance=None):
         c = torch.where(c == 0, torch.ones_like(c), c)
         # d(d / c) = (delta - (d / c) row . delta) / c, with row the derivative of c.
         T = torch.diag_embed(one) - (plain / c[:, None])[..., :, None] * row[..., None, :]
+        if not isinstance(gauge, str):
+            T[:, gauge] = 0  # exactly, not to rounding
     scale = c.abs().square()
     if C is not None:
         infinite = torch.isinf(torch.diagonal(C, dim1=-2, dim2=-1).real)
@@ -124,4 +126,7 @@ def apply_gauge(gauge, d, C, known, variance=None):
         C = C / scale[:, None, None]
         if T is not None and bool(infinite.any()):
             C = C + torch.diag_embed(torch.where(infinite, float("inf"), 0.0).to(C.dtype))
-    return d / c[:, None], C, None if variance is None else variance / scale[:, None]
+    d = d / c[:, None]
+    if not isinstance(gauge, str):
+        d[:, gauge] = torch.where(known[:, gauge], 1.0, d[:, gauge])
+    return d, C, None if variance is None else variance / scale[:, None]

@@ -193,4 +193,8 @@ def crb(d, x, A, sigma):
     problem = (Joint if joint else Diverse)(d_long.new_zeros(1, p, m), A, W.contiguous(), ones)
     problem.y = problem.predict(d_long[None], x[None])
     _, _, F = problem.gauss_newton(d_long[None])
-    return leave(gain_covariance(F, d_long[None], ones)[0].to(d.dtype))
+    # Sensors without information have no finite bound, and no part in the alignment of the others.
+    informed = torch.diagonal(F, dim1=-2, dim2=-1).real > 0
+    C = gain_covariance(F, d_long[None], informed)
+    C = C + torch.diag_embed(torch.where(informed, 0.0, float("inf")).to(C.dtype)) if not bool(informed.all()) else C
+    return leave(C[0].to(d.dtype))

@@ -82,7 +82,7 @@ def test_sensors_that_do_not_take_part_stay_out(rng):
 
 
 def test_many_null_directions_do_not_stop_it(rng):
-    """One snapshot leaves as many directions free as it has signal unknowns; any of them is an answer, a crash is none."""
+    """One snapshot leaves as many directions free as it has signal unknowns: any answers, a crash does not."""
     y, A = normal(rng, 1, 32), normal(rng, 1, 32, 28)
     s, _ = inverse_power(build_elimination(as_problem(y, A)), n_steps=20)
     assert bool(torch.isfinite(s.abs()).all())
