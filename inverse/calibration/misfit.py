@@ -46,7 +46,8 @@ __all__ = ["Assessment", "Decision", "assess", "choose", "mean_is_supported"]
 _DEVIATES = {"shared": 4.27, "own": 5.05}
 _DRAWS = 32
 _ENTRIES = 2**24  # numbers in the bases of the snapshots looked at; more snapshots are thinned out
-_DISAGREEMENT = 0.5  # of the gains of two halves of the snapshots, relative
+_DISAGREEMENT = 0.5  # of two sets of gains, relative: one of them is wrong
+_FEW = 50  # snapshots, below which likelihood may fit the misfit itself and leave no trace of it
 
 
 @dataclass(frozen=True)
@@ -272,13 +273,15 @@ def choose(elimination, d, centre=None, *, y=None, random_state=0):
     >>> choose(Diverse(y, A[:, None]), d).method  # errors proportional to the gains are no white noise
     'prior'
     """
+    centre = torch.ones_like(d) if centre is None else centre
     verdict = assess(elimination, d, random_state=random_state)
+    if not verdict.misfit and elimination.p < _FEW:
+        verdict = _second_look(elimination, d, centre, verdict, random_state)
     if not verdict.misfit:
         reason = (
             f"residuals look like white noise (score {verdict.score:.1f}): the gains of highest likelihood are kept"
         )
         return Decision("likelihood", reason, verdict)
-    centre = torch.ones_like(d) if centre is None else centre
     if y is not None and isinstance(elimination, Shared):
         y = y[:, :: -(-y.shape[1] * elimination.m // _ENTRIES) or 1]
     supported = mean_is_supported(elimination, centre, random_state=random_state)
@@ -304,6 +307,22 @@ def choose(elimination, d, centre=None, *, y=None, random_state=0):
         found.converged,
         found.n_iter,
     )
+
+
+def _second_look(elimination, d, centre, verdict, random_state):
+    """The test for gains near their mean, where those of highest likelihood are altogether different."""
+    if not mean_is_supported(elimination, centre, random_state=random_state):
+        return verdict
+    near = shrink(elimination, torch.where(elimination.active, centre, 0), centre).d[None]
+    if _apart(near[0], torch.where(elimination.active, d, 0)[0]) <= _DISAGREEMENT:
+        return verdict
+    return assess(elimination, near, random_state=random_state)
+
+
+def _apart(first, second):
+    """Distance of two sets of gains after the best alignment, relative."""
+    inner = torch.vdot(first, second).abs() / (first.norm() * second.norm())
+    return float((1 - inner.square()).clamp_min(0).sqrt())
 
 
 def _best(elimination, d, centre, y, supported) -> Shrunk:
@@ -351,8 +370,7 @@ def _disagreement(elimination, d, centre, y):
     heard = torch.stack([_amplitude(half) > 0 for half in halves]).all(0)
     halves = [half.restrict(heard) for half in halves]
     first, second = (_best(half, d, centre, None, False).d for half in halves)
-    inner = torch.vdot(first, second).abs() / (first.norm() * second.norm())
-    return float((1 - inner.square()).clamp_min(0).sqrt())
+    return _apart(first, second)
 
 
 def _give_up(elimination, centre, verdict, seen, apart):
