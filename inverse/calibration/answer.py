@@ -86,13 +86,27 @@ def finish(
         variance = estimate.variance
     else:
         d, C, variance = apply_gauge(gauge, gains, covariance, known, estimate.variance)
+    ambiguity = list(ambiguity)
+    if not isinstance(gauge, str):
+        for channel in (known.any(1) & ~known[:, gauge]).nonzero()[:, 0].tolist():
+            text = f"the reference sensor {problem.sensors[gauge]} has no answer, so that the scale is arbitrary"
+            ambiguity[channel] = "; ".join(filter(None, [ambiguity[channel], text]))
     if C is not None:
         variance = torch.diagonal(C, dim1=-2, dim2=-1).real.clamp_min(0)
     std = torch.where(known, variance.nan_to_num(nan=float("inf")).sqrt(), float("inf"))
     x = None if signals is None else signals(torch.where(known, d, 0))
-    sigma = estimate.noise_variance.clamp_min(0).sqrt() * problem.y_unit
+    if x is not None:
+        for channel in (known.any(1) & torch.isnan(x.abs()).flatten(1).all(1)).nonzero()[:, 0].tolist():
+            text = "the columns of A are dependent, so that signals are NaN. Leave columns out"
+            ambiguity[channel] = "; ".join(filter(None, [ambiguity[channel], text]))
+    # As many unknowns as data leave nothing to tell the noise from.
+    exhausted = estimate.dof <= 0
+    std = torch.where(exhausted[:, None], float("inf"), std)
+    if C is not None:
+        C = C + torch.diag_embed(torch.where(exhausted, float("inf"), 0.0)[:, None].expand(-1, m).to(C.dtype))
+    sigma = torch.where(exhausted, float("nan"), estimate.noise_variance.clamp_min(0).sqrt()) * problem.y_unit
     chi2 = estimate.misfit * problem.y_unit**2 / estimate.dof.clamp_min(1)
-    chi2 = chi2 if problem.absolute else torch.full_like(chi2, float("nan"))
+    chi2 = torch.where(exhausted, float("nan"), chi2) if problem.absolute else torch.full_like(chi2, float("nan"))
     real = torch.empty(0, dtype=problem.working).real.dtype
 
     def out(t, dtype=None):

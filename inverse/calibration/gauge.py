@@ -109,7 +109,10 @@ def apply_gauge(gauge, d, C, known, variance=None):
             c = size.exp() * turn
             row = torch.where(known, c[:, None] / torch.where(known, d, 1), 0) / count[:, None]
         else:
-            c = plain[:, gauge]
+            # Without an answer for the reference, the scale of the estimate is as good as any.
+            c = torch.where(
+                known[:, gauge], plain[:, gauge], (plain.abs().square().sum(1) / count).sqrt().to(plain.dtype)
+            )
             row = torch.zeros_like(plain)
             row[:, gauge] = 1
         c = torch.where(c == 0, torch.ones_like(c), c)

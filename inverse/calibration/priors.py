@@ -133,7 +133,9 @@ class GainPrior:
                 "for all, or as many as sensors."
             )
         if np.iscomplexobj(mean) and not like.is_complex():
-            raise InvalidInputError("mean must be real for real data; got complex numbers. Pass its real part.")
+            raise InvalidInputError(
+                "mean of the prior must be real for real data; got complex numbers. Pass its real part."
+            )
         return torch.as_tensor(mean, device=like.device).to(like.dtype).expand(like.shape).clone()
 
 

@@ -22,7 +22,7 @@ def eliminate(sim, W=None):
         return Joint(y, A, W)
     if sim.model == "diverse":
         return Diverse(y, A, W)
-    if W is None or bool((W == W[:, :1]).all()):
+    if W is None or bool((W[:, :1] == W).all()):
         return Shared(y, A, torch.tensor([float(len(sim.y))]), None if W is None else W[:, 0])
     return Diverse(y, A[:, None], W)
 
