@@ -7,7 +7,7 @@ with circular convolution: in the Fourier domain a self-calibration, whose gains
 Notation  N pixels of `shape` (one axis or more); c_l code; R holds each number of x_l over a block of pixels; F unitary
           Fourier transform: F y_l = diag(d) F diag(c_l) R x_l, d = sum_t h_t exp(-2 pi i f t / N) = B h.
 Cost      that of `self_calibrate` with m = N sensors: dense to N = 3000, by transforms beyond. A kernel of few taps is
-          then found from all its gains: more data are needed than for its taps alone, and errors take a solve a tap.
+          found by transforms from N = 300 on where the data are enough for all gains, too; errors take a solve a tap.
 Pitfalls  diversity must act on the spread signal: codes that are constant over the blocks of R are none. The kernel and
           the signals are known up to one factor. Frequencies at which the kernel has no power are weak sensors: without
           `kernel_size` they stay unknown. Convolution is circular: pad signals by zeros in the code where it is not.
@@ -47,7 +47,9 @@ from sciml.validation import check_number, check_option
 __all__ = ["DeconvolutionResult", "blind_deconvolve"]
 
 Array = np.ndarray | torch.Tensor
-_DENSE = 3000  # pixels that the dense solver takes; beyond, taps are found after the gains, by transforms
+# Pixels from which on taps are found after the gains, by transforms, if there are data enough for these; dense matrices
+# of 24 x 24 pixels take ten seconds. No more pixels than the second number are taken by dense matrices.
+_DENSE, _LARGEST = 300, 3000
 # Taps are undetermined where their error is this part of the norm, or this many times the relative noise.
 _UNCERTAIN, _AMPLIFIED = 0.5, 1e4
 
@@ -204,11 +206,10 @@ def blind_deconvolve(
     model, shape, signal_shape = _shapes(Y, C, signal_shape, model)
     count, is_real = len(shape), not Y.is_complex()  # both are complex here where one is
     taps = tap_delays(kernel_size, bool(kernel_centered), shape)
-    few, dense = kernel_size is not None, math.prod(shape) <= _DENSE
+    few, counts = kernel_size is not None, (model, math.prod(shape), math.prod(signal_shape), Y.shape[-count - 1])
+    dense = math.prod(shape) <= _DENSE or (math.prod(shape) <= _LARGEST and (loss != "gaussian" or not _enough(counts)))
     if few and (on_failure is None or on_failure == "raise"):
-        k = math.prod(len(t) for t in taps)
-        # Without dense matrices all gains are found before the taps.
-        check_counts(model, math.prod(shape), math.prod(signal_shape), Y.shape[-count - 1], k if dense else None)
+        check_counts(*counts, math.prod(len(t) for t in taps) if dense else None)
     spectra, ensemble = _spectra(Y, count), CodedSignals(C, shape, signal_shape, shared=model == "snapshots")
     W = None if weights is None else _frequency_weights(weights, shape, is_real)
     found = self_calibrate(
@@ -219,7 +220,7 @@ def blind_deconvolve(
         weights=W,
         noise_std=noise_std,
         # Spectra are not alike, and those of real data come twice: neither a prior of gains nor a test of residuals.
-        method="chain",
+        method="matrix-free" if few and not dense else "chain",
         loss=loss,
         refine=refine and (dense or not few),
         tol=tol,
@@ -276,6 +277,15 @@ def blind_deconvolve(
         gauge=gauge,
         calibration=found,
     )
+
+
+def _enough(counts):
+    """Return whether the data are enough for all gains, not for the taps only."""
+    try:
+        check_counts(*counts)
+    except IdentifiabilityError:
+        return False
+    return True
 
 
 def _shapes(Y, C, signal_shape, model):
