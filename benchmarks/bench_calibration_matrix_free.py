@@ -9,6 +9,8 @@ processor (one thread), memory in MB that the call adds to the data at its peak 
 gains relative to them after the best complex factor, and that error over the Cramer-Rao bound (its leading part).
 """
 
+import contextlib
+import ctypes
 import math
 import time
 
@@ -121,6 +123,10 @@ def warm(m, n, p, method):
         # The data as the method gets them are no part of what it adds.
         y, A, d = _made[m, n, p]
         _made[m, n, p] = y.to(torch.complex64), A, d
+        del y
+    # What the making of the problem left in the allocator would hide as much of what the method adds.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def error(found, d):

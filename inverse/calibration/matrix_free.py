@@ -146,14 +146,15 @@ def solve_matrix_free(
     cheap = stream.plain and ensemble.gram is not None and bool((ensemble.gram > 0).all())
     if stream.dtype in (torch.float32, torch.complex64):
         tol = max(tol, 2e-6)
-    goal = {"tol": tol, "refined": bool(refine)}
+    problem = Reduced(stream, memory if refine or probes or W is not None else 0.0)
+    # The eigenproblem is done with its vectors before A x needs the place.
+    goal = {"tol": tol, "refined": bool(refine), "room": problem.v}
     solve = _sensor_eigenpairs if cheap else _signal_eigenpairs
     theta, x, found = solve(stream, n_eigen, goal, max_iter, loop, notes, size)
     history = {key: list(found.history[key]) for key in ("criterion", "lambda")}
     work = [stream.work()]
     converged, n_iter, dof = found.converged, found.n_iter, stream.dof()
 
-    problem = Reduced(stream, memory if refine or probes or W is not None else 0.0)
     if refine:
         n_gains = float(stream.active.sum())
         steps = refine_steps(problem, x, dof, n_gains, inner_tol=_INNER_TOL, max_inner=max_inner)
@@ -230,7 +231,9 @@ def _random(stream, like, number):
 
 def _eigenpairs(space, first, n_eigen, goal, max_iter, loop, limit, what):
     starts = [first] + [_random(space.stream, first, j) for j in range(1, n_eigen)]
-    steps = smallest_pairs(space, starts, limit=limit, tol=goal["tol"], share=_SHARE[goal["refined"]])
+    steps = smallest_pairs(
+        space, starts, limit=limit, tol=goal["tol"], share=_SHARE[goal["refined"]], room=goal["room"]
+    )
     name = f"matrix-free eigenproblem{what}"
     return run(steps, name=name, tol=1.0, max_iter=max_iter, dtype="float64", **loop)
 

@@ -60,14 +60,14 @@ class Reduced:
         self.two_in_one = stream.short is not stream.dtype
         self.keep_v, self.keep_u = size <= memory, size * (1 if self.two_in_one else 2) <= memory
         self.v, self.u, self.is_short = None, None, False
+        if self.keep_v:
+            self.v = torch.empty(stream.p, stream.m, dtype=stream.dtype, device=stream.y.device)
         gram = stream.ensemble.gram
         self.gram_varies = gram is not None and not bool((gram == gram[0, 0]).all())
 
     def evaluate(self, x):
         """Return the best gains for some signals, zero where a sensor is left out; keep A x, V and the misfit."""
         stream = self.stream
-        if self.keep_v and self.v is None:
-            self.v = torch.empty(stream.p, stream.m, dtype=stream.dtype, device=x.device)
         num = torch.zeros(stream.m, dtype=stream.long, device=x.device)
         V = torch.zeros(stream.m, dtype=torch.float64, device=x.device)
         for a, b in stream.blocks:

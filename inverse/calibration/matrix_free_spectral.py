@@ -179,7 +179,7 @@ class SignalSpace:
 
 
 @torch.no_grad()
-def smallest_pairs(space, start, *, limit, tol, share):
+def smallest_pairs(space, start, *, limit, tol, share, room=None):
     """Yield the smallest Ritz pairs of a space step by step, as many as there are first vectors.
 
     Parameters
@@ -194,6 +194,8 @@ def smallest_pairs(space, start, *, limit, tol, share):
         Smallest residual asked for.
     share : float
         Part of the error by noise, sqrt(lambda / p), that the residual of the first pair may have.
+    room : tensor or None
+        Memory for the vectors, overwritten if it is large enough and of their dtype; None (the default) for new one.
 
     Yields
     ------
@@ -213,7 +215,7 @@ def smallest_pairs(space, start, *, limit, tol, share):
     >>> abs(last.value[0][0]) < 1e-12
     tensor(True)
     """
-    k, basis = len(start), _Basis(space, start[0], limit)
+    k, basis = len(start), _Basis(space, start[0], limit, room)
     sure, fresh = _SURE if k > 1 else 0, start
     while True:
         added = basis.extend(fresh)
@@ -240,10 +242,12 @@ def smallest_pairs(space, start, *, limit, tol, share):
 class _Basis:
     """Orthonormal vectors, a row each, with their products and T = V^H B V."""
 
-    def __init__(self, space, like, limit):
+    def __init__(self, space, like, limit, room):
         self.space, self.limit, self.size, self.products = space, limit, 0, 0
         # Whole at once: pages that are not used are no memory, and many small arrays leave holes behind.
-        self.V, self.H = (torch.empty(limit, len(like), dtype=like.dtype, device=like.device) for _ in range(2))
+        if room is None or room.dtype is not like.dtype or room.numel() < 2 * limit * len(like):
+            room = torch.empty(2 * limit * len(like), dtype=like.dtype, device=like.device)
+        self.V, self.H = room.view(-1)[: 2 * limit * len(like)].view(2, limit, len(like))
         self.T = torch.zeros(0, 0, dtype=like.dtype, device=like.device)
         self.C = []  # inverse gains that belong to each vector, where these are signals
 
