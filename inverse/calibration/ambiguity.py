@@ -55,6 +55,9 @@ def settle(answer, refined=True):
     variance = torch.diagonal(estimate.covariance, dim1=-2, dim2=-1).real
     size = torch.where(known, gains.abs().square(), 0.0).sum(1) / known.sum(1).clamp_min(1)
     lost = known & ~(variance <= (size[:, None] if refined else 1e16 * size[:, None]))
+    # Single sensors with little information keep their gain and its error; infinite variances are none.
+    most = lost.sum(1) > known.sum(1) / 2
+    lost = lost & (most[:, None] | ~torch.isfinite(variance))
     keep = known & ~lost
     covariance = torch.where(keep[..., :, None] & keep[..., None, :], estimate.covariance, 0)
     return torch.where(keep, gains, float("nan")), covariance, keep, lost
@@ -132,15 +135,16 @@ def phase_ramp(answer, channel):
     if not vectors.is_complex() or vectors.shape[1] < 2 or m < 4:
         return None
     basis, _ = torch.linalg.qr(vectors)
-    first = vectors[:, :1] / torch.linalg.vector_norm(vectors[:, :1]).clamp_min(1e-300)
     size = 16 * m
-    # Part of first o exp(i phi k) inside the null space, for all phi at once.
-    inside = torch.fft.ifft(basis.conj() * first, n=size, dim=0).abs().square().sum(1) * size**2
+    # Some null vector times a ramp is a null vector: the largest singular value of U^H diag(exp(i phi k)) U is one.
+    pairs = (basis.conj()[:, :, None] * basis[:, None, :]).reshape(m, -1)
+    inside = (torch.fft.ifft(pairs, n=size, dim=0) * size).reshape(size, null, null)
+    inside = torch.linalg.matrix_norm(inside, ord=2)
     phase = 2 * math.pi * torch.arange(size, device=inside.device) / size
     phase = torch.where(phase > math.pi, phase - 2 * math.pi, phase)
     inside = torch.where(phase.abs() >= math.pi / m, inside, 0.0)
     best = int(inside.argmax())
-    return float(phase[best]) if float(inside[best]) > 0.95 else None
+    return float(phase[best]) if float(inside[best]) > 0.98 else None
 
 
 def ranges(numbers, names):

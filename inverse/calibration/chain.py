@@ -178,7 +178,8 @@ def _attempt(elimination, options):
         floor = rounding_floor(torch.diagonal(M, dim1=-2, dim2=-1).real / root.square(), loud)
         null, ratio = null_count(lam, floor, threshold)
     estimate.eigenvalues = lam
-    seen = signals_seen(elimination, estimate.noise_variance, options.parameters.size, options.sensor_weights)
+    noise = estimate.noise_variance if options.refine else torch.minimum(estimate.noise_variance, lam[:, 0].clamp_min(0))
+    seen = signals_seen(elimination, noise, options.parameters.size, options.sensor_weights)
     for channel, (own, needed) in enumerate(seen or []):
         if own < needed and len(groups[channel]) == 1:
             # The noise alone tells the gains apart, that is, nothing does: any answer would fit as well.
@@ -196,7 +197,7 @@ def _with_information(elimination, options):
     parameters = options.parameters
     basis = parameters.basis if parameters.inverse else None
     for _ in range(elimination.m):
-        M, N = elimination.schur(options.sensor_weights)
+        M, N = elimination.schur_kept(options.sensor_weights)
         poor = uninformed_sensors(M, N, elimination.active)
         if not bool(poor.any()):
             break
@@ -252,7 +253,7 @@ def _subspace_eigenvalues(elimination, estimate, options):
 def _dof(elimination, d, options):
     k = options.parameters.size
     count = elimination.active.sum(1) if k is None else torch.full_like(elimination.active.sum(1), k)
-    return (elimination.degrees(d) - (count - 1)).to(d.real.dtype)
+    return (elimination.degrees_kept(d) - (count - 1)).to(d.real.dtype)
 
 
 def _by_groups(elimination, quiet, options, groups):
@@ -282,7 +283,7 @@ def _by_groups(elimination, quiet, options, groups):
 
 
 def _lonely(elimination):
-    zero = elimination.schur()[1].new_zeros(1)
+    zero = elimination.schur_kept()[1].new_zeros(1)
     m = elimination.m
     gains = torch.where(elimination.active, 1.0, float("nan")).to(elimination.dtype)
     return Estimate(
@@ -351,9 +352,18 @@ def _solve(elimination, quiet, options, doubtful_directions=None):
     variance = misfit / dof.clamp_min(1)
     _, _, F = elimination.gauss_newton(d, options.sensor_weights)
     covariance = gain_covariance(F, d, active, parameters.derivative(d))
-    if options.refine:
-        noise = elimination.noise_part(d, options.sensor_weights)
-        covariance = without_noise(covariance, variance[:, None, None] * noise, doubtful_directions)
+    if options.refine and _is_noisy(elimination, d, F, variance, active):
+        noise = variance[:, None, None] * elimination.noise_part(d, options.sensor_weights)
+        corrected = without_noise(covariance, noise, doubtful_directions)
+        # A few sensors with little information are that; where most have none, the gains are no answer.
+        size = variance[:, None] * torch.diagonal(corrected, dim1=-2, dim2=-1).real
+        weak = active & (size > d.abs().square().sum(1, keepdim=True) / active.sum(1, keepdim=True).clamp_min(1))
+        none = weak.sum(1) > active.sum(1) / 2
+        if bool((weak.any(1) & ~none).any()):
+            corrected = torch.where(
+                none[:, None, None], corrected, without_noise(covariance, noise, torch.zeros_like(none))
+            )
+        covariance = corrected
     covariance = variance[:, None, None] * covariance
     return Estimate(
         gains=torch.where(active, d, float("nan")),
@@ -402,7 +412,7 @@ def _lowest_twice(elimination, found, parameters, options, loop):
 
 
 def _energy(elimination, options):
-    M, _ = elimination.schur(options.sensor_weights)
+    M, _ = elimination.schur_kept(options.sensor_weights)
     return torch.diagonal(M, dim1=-2, dim2=-1).real.sum(1)
 
 
@@ -421,7 +431,7 @@ def _starts(elimination, quiet, options):
         typical = torch.where(active, d.abs(), float("nan")).nanmedian(dim=1, keepdim=True).values.nan_to_num(1.0)
         return torch.where(quiet & elimination.active, 1e-3 * typical, d)
 
-    M, N = loud.schur(weights)
+    M, N = loud.schur_kept(weights)
     if options.start == "least-squares":
         return gains(inverse_power(loud, options.w)[0]), []
     if options.start == "spectral":
@@ -442,6 +452,13 @@ def _starts(elimination, quiet, options):
     published = lambda: gains(inverse_power(loud, n_steps=100, tol=1e-6)[0])  # noqa: E731
     squares = lambda: gains(inverse_power(loud)[0])  # noqa: E731
     return d, [lambda: plain, published, squares]
+
+
+def _is_noisy(elimination, d, F, variance, active):
+    """Whether the noise in F could lengthen a standard deviation by more than half a percent."""
+    size = torch.diagonal(F, dim1=-2, dim2=-1).real * d.abs().square()
+    most = 0.25 * elimination.p * variance[:, None]
+    return bool((active & (most > 5e-3 * size)).any())
 
 
 def _gains(s, active):

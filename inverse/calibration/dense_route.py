@@ -43,8 +43,8 @@ def solve_dense(call):
     _count(call, parameters.size)
     if W is not None and not isinstance(call.gauge, str) and not bool((W[..., call.gauge] > 0).any()):
         raise InvalidInputError(
-            f"gauge must name a reference sensor with data; got {problem.sensors[call.gauge]!r}, whose data are all flagged. "
-            "Pass another sensor, or gauge='mean-phase'."
+            f"gauge must name a reference sensor with data; got {problem.sensors[call.gauge]!r}, whose data are all "
+            "flagged. Pass another sensor, or gauge='mean-phase'."
         )
     # Entry-wise flags that differ between channels are solved channel by channel, so that equal patterns share bases.
     if b > 1 and W is not None and len(W) > 1 and not bool((W[:1] == W).all()):

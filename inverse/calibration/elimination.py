@@ -56,6 +56,21 @@ class Elimination:
         Of the matrices.
     """
 
+    _kept = None
+    _degrees = None
+
+    def schur_kept(self, sensor_weights=None):
+        """Return `schur`, and keep it for the next call with the same weights, the same object."""
+        if self._kept is None or self._kept[0] is not sensor_weights:
+            self._kept = (sensor_weights, self.schur(sensor_weights))
+        return self._kept[1]
+
+    def degrees_kept(self, d):
+        """Return `degrees`, computed once: ranks do not depend on the gains, as long as none is zero."""
+        if self._degrees is None:
+            self._degrees = self.degrees(d)
+        return self._degrees
+
     def schur(self, sensor_weights=None):
         """Return M (b, m, m) and N (b, m) of the module, rows of sensors that do not take part being zero.
 

@@ -238,6 +238,8 @@ def mean_is_supported(elimination, centre, *, random_state=0, draws=48):
         if centre.is_complex():
             turn = torch.complex(turn, normal(rng, centre.shape, device=size.device, dtype=size.dtype))
         others.append(float(elimination.cost(phase * turn / turn.abs() * modulus, weights)[0]))
+        if others[-1] <= mine:
+            return False
     others = torch.tensor(others, dtype=torch.float64)
     return mine < min(float(others.min()), float(others.mean() - 4 * others.std()))
 
@@ -311,10 +313,13 @@ def choose(elimination, d, centre=None, *, y=None, random_state=0):
 
 def _second_look(elimination, d, centre, verdict, random_state):
     """The test for gains near their mean, where those of highest likelihood are altogether different."""
+    own = torch.where(elimination.active, d, 0)[0]
+    if _apart(torch.where(elimination.active, centre, 0)[0], own) <= _DISAGREEMENT:
+        return verdict
     if not mean_is_supported(elimination, centre, random_state=random_state):
         return verdict
     near = shrink(elimination, torch.where(elimination.active, centre, 0), centre).d[None]
-    if _apart(near[0], torch.where(elimination.active, d, 0)[0]) <= _DISAGREEMENT:
+    if _apart(near[0], own) <= _DISAGREEMENT:
         return verdict
     return assess(elimination, near, random_state=random_state)
 

@@ -51,7 +51,7 @@ def inverse_power(elimination, w=None, n_steps=1, tol=0.0):
     >>> (s[:, :1] / s).round(decimals=5)
     tensor([[1., 2., 4.]], dtype=torch.float64)
     """
-    M, _ = elimination.schur()
+    M, _ = elimination.schur_kept()
     active = elimination.active
     size = torch.diagonal(M, dim1=-2, dim2=-1).real
     # Exact data leave M singular: a shift at rounding makes the same direction win at once.
