@@ -43,6 +43,7 @@ _WHERE = {
     "StructuredLower": "sciml.inverse.bilevel",
     "UnknownFunction": "sciml.solvers.gp_pde",
     "UpperLoss": "sciml.inverse.bilevel",
+    "blind_deconvolve": "sciml.inverse.calibration",
     "check_constants": "sciml.inverse.bilevel",
     "check_hypergradient": "sciml.inverse.bilevel",
     "config_context": "sciml._config",
@@ -113,7 +114,7 @@ if TYPE_CHECKING:
     from sciml.inverse.bilevel.logistic_estimator import BilevelLogistic
     from sciml.inverse.bilevel.ridge_estimator import BilevelRidge
     from sciml.inverse.bilevel.sparse_estimator import BilevelElasticNet, BilevelLasso
-    from sciml.inverse.calibration import GainPrior, self_calibrate
+    from sciml.inverse.calibration import GainPrior, blind_deconvolve, self_calibrate
     from sciml.inverse.calibration.estimator import SelfCalibrator
     from sciml.results import load
     from sciml.solvers.gp_pde import (
