@@ -2,7 +2,7 @@ r"""The data of a large calibration as a stream of blocks of snapshots, with the
 
 Notation  y (p, m) data; W (p, m) weights or None; A_l (m, n); x (p, n) signals, or (n,) for one that all snapshots see;
           R_i = sum_l W_li |y_li|^2.
-Cost      a block holds about three arrays of its size, 2^17 numbers each unless one snapshot is longer.
+Cost      a block holds about three arrays of its size, 2^16 numbers each unless one snapshot is longer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 
 from sciml.inverse.calibration.ensemble_base import Ensemble
 
-_BLOCK = 2**17  # numbers: 2 MiB of complex128, near the caches of a processor
+_BLOCK = 2**16  # numbers: 1 MiB of complex128, within the caches of a processor
 _SHORT = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 _LONG = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _FEWEST = 12  # blocks, so that a part of the snapshots can be taken

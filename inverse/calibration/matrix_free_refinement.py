@@ -62,6 +62,9 @@ class Reduced:
         self.v, self.u, self.is_short = None, None, False
         if self.keep_v:
             self.v = torch.empty(stream.p, stream.m, dtype=stream.dtype, device=stream.y.device)
+        # Right side, direction and answer of the inner iteration: before the small arrays, which would leave holes.
+        shape = (3, *stream.zeros_shape())
+        self.vectors = torch.empty(shape, dtype=stream.short, device=stream.y.device)
         gram = stream.ensemble.gram
         self.gram_varies = gram is not None and not bool((gram == gram[0, 0]).all())
 
@@ -92,7 +95,7 @@ class Reduced:
     def gradient(self, x):
         """Return A^H D^H W (y - D A x) in single precision, right after `evaluate`; then `shorten`."""
         stream, d = self.stream, self.d.to(self.stream.dtype)
-        g = stream.zeros(stream.short)
+        g = self.vectors[0].zero_()
         for a, b in stream.blocks:
             r = self._residual(x, a, b)
             self._collect(g, stream.adjoint(d.conj() * stream.weighted(r, a, b), a, b), a, b)
@@ -166,6 +169,11 @@ class Reduced:
         gram = self.stream.gram_part(a, b).to(r.real.dtype if r.is_complex() else r.dtype)
         return torch.where(gram > 0, r / gram.clamp_min(torch.finfo(gram.dtype).tiny), 0.0)
 
+    def add(self, x, delta, factor):
+        """Add a multiple of a correction in single precision to x, in place, without a copy of all of it."""
+        for _, _, (to, what) in self.parts(x, delta):
+            to.add_(what.to(to.dtype), alpha=factor)
+
     def parts(self, *arrays):
         """Yield the blocks of arrays of signals; the whole of signals that all snapshots share."""
         if self.stream.shared:
@@ -194,7 +202,7 @@ def conjugate_gradients(problem, x, r, *, enough, max_iter):
     x : tensor
         Signals where the problem was linearised.
     r : tensor
-        The right side; it is overwritten.
+        The right side, ``problem.vectors[0]``; it is overwritten.
     enough : callable
         ``enough(gain, last)`` of the decrease so far and that of the last step: whether to stop.
     max_iter : int
@@ -209,11 +217,10 @@ def conjugate_gradients(problem, x, r, *, enough, max_iter):
     steps : list of float
         The decrease by each step.
     """
-    delta, q = torch.zeros_like(r), None
+    delta, q = problem.vectors[1].zero_(), problem.vectors[2].zero_()
     rho = first = problem.dot(r)
     beta, gain, steps = 0.0, 0.0, []
     while rho > _FORCING**2 * first and len(steps) < max_iter:
-        q = torch.zeros_like(r) if q is None else q
         for a, b, (qp, rp) in problem.parts(q, r):
             qp.mul_(beta).add_(problem.preconditioned(rp, a, b))
         curvature, c = problem.products(x, q)
@@ -268,13 +275,13 @@ def refine_steps(problem, x, dof, n_gains, *, inner_tol, max_inner):
 
         delta, gain, steps = conjugate_gradients(problem, x, problem.gradient(x), enough=enough, max_iter=left)
         left, inner = left - len(steps), inner + len(steps)
-        x += delta
+        problem.add(x, delta, 1.0)
         problem.evaluate(x)
         for _ in range(_BACKTRACKS):
             if problem.misfit <= misfit + rounding:
                 break
             delta /= 2
-            x -= delta
+            problem.add(x, delta, -1.0)
             gain *= 0.75
             problem.evaluate(x)
         else:
@@ -323,7 +330,7 @@ def probed_variance(problem, x, leading, probes, max_inner):
         q = q - d * torch.vdot(d, q) / torch.vdot(d, d)
         t = (q * problem.inverse).to(stream.short)
         ds = d.to(stream.short)
-        r = stream.zeros(stream.short)
+        r = problem.vectors[0].zero_()
         for a, b in stream.blocks:
             v = problem._view(x, a, b)
             problem._collect(r, stream.adjoint(ds.conj() * stream.weighted(v * t, a, b), a, b), a, b)
