@@ -58,6 +58,9 @@ def settle(answer, refined=True):
     # Single sensors with little information keep their gain and its error; infinite variances are none.
     most = lost.sum(1) > known.sum(1) / 2
     lost = lost & (most[:, None] | ~torch.isfinite(variance))
+    for channel in answer.overruled:
+        known[channel], lost[channel] = estimate.active[channel], False
+    gains = torch.where(known, estimate.gains, float("nan"))
     keep = known & ~lost
     covariance = torch.where(keep[..., :, None] & keep[..., None, :], estimate.covariance, 0)
     return torch.where(keep, gains, float("nan")), covariance, keep, lost
@@ -82,6 +85,8 @@ def describe_ambiguity(answer, known, lost, names, channel):
     >>> ranges([0, 1, 2, 5], list("abcdef"))
     'a-c, f'
     """
+    if channel in answer.overruled:
+        return answer.overruled[channel]
     groups = answer.groups[channel]
     if len(groups) > 1:
         listed = " and ".join(ranges(group, names) for group in groups[:6])
@@ -138,7 +143,7 @@ def phase_ramp(answer, channel):
     size = 16 * m
     # Some null vector times a ramp is a null vector: the largest singular value of U^H diag(exp(i phi k)) U is one.
     pairs = (basis.conj()[:, :, None] * basis[:, None, :]).reshape(m, -1)
-    inside = (torch.fft.ifft(pairs, n=size, dim=0) * size).reshape(size, null, null)
+    inside = (torch.fft.ifft(pairs, n=size, dim=0) * size).reshape(size, *[vectors.shape[1]] * 2)
     inside = torch.linalg.matrix_norm(inside, ord=2)
     phase = 2 * math.pi * torch.arange(size, device=inside.device) / size
     phase = torch.where(phase > math.pi, phase - 2 * math.pi, phase)

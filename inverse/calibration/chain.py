@@ -94,6 +94,8 @@ class ChainAnswer:
         Inverse gains of the smallest pairs.
     signals_seen : list of (int, int) or None
         For each channel of common snapshots: the number of independent signals above the noise, and the number needed.
+    overruled : dict of int to str
+        Channels whose gains are not those of the likelihood, with what is undetermined nevertheless, "" for nothing.
     """
 
     estimate: Estimate
@@ -103,6 +105,7 @@ class ChainAnswer:
     threshold: torch.Tensor
     null_vectors: torch.Tensor
     signals_seen: list | None = None
+    overruled: dict = field(default_factory=dict)
 
 
 def solve_chain(elimination, options):
@@ -178,7 +181,9 @@ def _attempt(elimination, options):
         floor = rounding_floor(torch.diagonal(M, dim1=-2, dim2=-1).real / root.square(), loud)
         null, ratio = null_count(lam, floor, threshold)
     estimate.eigenvalues = lam
-    noise = estimate.noise_variance if options.refine else torch.minimum(estimate.noise_variance, lam[:, 0].clamp_min(0))
+    noise = (
+        estimate.noise_variance if options.refine else torch.minimum(estimate.noise_variance, lam[:, 0].clamp_min(0))
+    )
     seen = signals_seen(elimination, noise, options.parameters.size, options.sensor_weights)
     for channel, (own, needed) in enumerate(seen or []):
         if own < needed and len(groups[channel]) == 1:
@@ -346,11 +351,11 @@ def _solve(elimination, quiet, options, doubtful_directions=None):
     else:
         d = parameters.gains(parameters.project(torch.where(active, first, 1)))
         d = torch.where(active, d, 0)
-        misfit = elimination.cost(d, options.sensor_weights)
-        converged = torch.ones_like(misfit, dtype=torch.bool)
+        misfit, converged = None, torch.ones(len(d), dtype=torch.bool, device=d.device)
     dof = _dof(elimination, d, options)
+    f, _, F = elimination.gauss_newton(d, options.sensor_weights)
+    misfit = f if misfit is None else misfit
     variance = misfit / dof.clamp_min(1)
-    _, _, F = elimination.gauss_newton(d, options.sensor_weights)
     covariance = gain_covariance(F, d, active, parameters.derivative(d))
     if options.refine and _is_noisy(elimination, d, F, variance, active):
         noise = variance[:, None, None] * elimination.noise_part(d, options.sensor_weights)

@@ -98,7 +98,7 @@ def _estimate(call, problem, parameters):
         reason = _check_normaliser(call, elimination, options) or reason
     reasons = [reason]
     if call.prior is not None:
-        reasons = with_prior(call, elimination, answer)
+        reasons = with_prior(call, problem, elimination, answer)
     elif call.method == "auto" and call.refine and call.loss == "gaussian" and call.noise == "white":
         reasons = answer_misfit(call, problem, elimination, answer, parameters) or reasons
     stopped = answer.estimate.history.pop("stopped", False) if isinstance(answer.estimate.history, dict) else False
@@ -227,6 +227,7 @@ def _joined(parts):
         ratio=torch.cat([a.ratio for a in answers]),
         threshold=torch.cat([a.threshold for a in answers]),
         null_vectors=torch.cat([a.null_vectors[..., :v] for a in answers]),
+        overruled={c: a.overruled[0] for c, a in enumerate(answers) if 0 in a.overruled},
     )
     noise = None if parts[0].sensor_noise is None else torch.cat([part.sensor_noise for part in parts])
     reasons = list(dict.fromkeys(part.reason for part in parts))

@@ -40,7 +40,7 @@ from sciml.inverse.calibration.priors import Shrunk, shrink
 from sciml.inverse.calibration.spectral import spectral_start
 from sciml.random import generator, normal
 
-__all__ = ["Assessment", "Decision", "assess", "choose", "mean_is_supported"]
+__all__ = ["Assessment", "Decision", "assess", "choose", "mean_is_supported", "shrunk_gains"]
 
 # Normal deviates of one false alarm in 100 000, and the same for deviations known from 32 draws (Student's t).
 _DEVIATES = {"shared": 4.27, "own": 5.05}
@@ -287,7 +287,7 @@ def choose(elimination, d, centre=None, *, y=None, random_state=0):
     if y is not None and isinstance(elimination, Shared):
         y = y[:, :: -(-y.shape[1] * elimination.m // _ENTRIES) or 1]
     supported = mean_is_supported(elimination, centre, random_state=random_state)
-    found = _best(elimination, d, centre, y, supported)
+    found = shrunk_gains(elimination, d, centre, y, supported)
     seen = f"residuals are no white noise (score {verdict.score:.0f}, {100 * verdict.fraction:.2g} % of the energy)"
     if not supported:
         apart = _disagreement(elimination, found.d[None], centre, y)
@@ -330,8 +330,35 @@ def _apart(first, second):
     return float((1 - inner.square()).clamp_min(0).sqrt())
 
 
-def _best(elimination, d, centre, y, supported) -> Shrunk:
-    """The shrunk gains of highest restricted likelihood over starts and kinds of error."""
+def shrunk_gains(elimination, d, centre, y, supported) -> Shrunk:
+    """Return the shrunk gains of highest restricted likelihood over starts and kinds of error, for one channel.
+
+    Parameters
+    ----------
+    elimination : Elimination
+        With b = 1.
+    d : Tensor, shape (1, m)
+        Gains to begin with where the mean is not supported.
+    centre : Tensor, shape (1, m)
+        Mean of the gains, up to a factor.
+    y : Tensor, shape (1, p, m), or None
+        Data, zero where flagged.
+    supported : bool
+        As `mean_is_supported` tells.
+
+    Returns
+    -------
+    Shrunk
+        See there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> problem = Diverse(torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]).double(), torch.ones(1, 1, 4, 1).double())
+    >>> found = shrunk_gains(problem, torch.ones(1, 4).double(), torch.ones(1, 4).double(), None, True)
+    >>> (found.d / found.d[0]).round(decimals=3)
+    tensor([1., 2., 3., 4.], dtype=torch.float64)
+    """
     # A supported mean is a start in the right basin; likelihood would prefer basins that fit the misfit.
     starts = [centre] if supported else [d, _signal_start(elimination), centre]
     best = None
@@ -374,7 +401,7 @@ def _disagreement(elimination, d, centre, y):
         return 0.0
     heard = torch.stack([_amplitude(half) > 0 for half in halves]).all(0)
     halves = [half.restrict(heard) for half in halves]
-    first, second = (_best(half, d, centre, None, False).d for half in halves)
+    first, second = (shrunk_gains(half, d, centre, None, False).d for half in halves)
     return _apart(first, second)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sciml.inverse.calibration.misfit import choose
-from sciml.inverse.calibration.priors import gain_penalty, shrink
+from sciml.inverse.calibration.misfit import choose, mean_is_supported, shrunk_gains
+from sciml.inverse.calibration.priors import gain_penalty
 from sciml.inverse.calibration.refinement import refine
 
 __all__ = ["answer_misfit", "numbered", "with_prior"]
@@ -32,6 +32,7 @@ def answer_misfit(call, problem, elimination, answer, parameters):
         reasons.append(decision.reason)
         if decision.method == "likelihood":
             continue
+        answer.overruled[channel] = decision.reason if decision.method == "uncalibrated" else ""
         estimate.gains[channel] = torch.where(active[0], decision.gains, float("nan"))
         estimate.covariance[channel] = decision.covariance
         estimate.converged[channel] = decision.converged
@@ -55,13 +56,13 @@ def numbered(reasons, channels):
     return shown + ([f"and so on for {channels} channels"] if channels > 3 else [])
 
 
-def with_prior(call, elimination, answer):
+def with_prior(call, problem, elimination, answer):
     """Maximum a posteriori in place of maximum likelihood."""
     estimate, prior = answer.estimate, call.prior
     active = estimate.active
     d = torch.where(active & torch.isfinite(estimate.gains.abs()), estimate.gains, 0)
     centre = prior.centre(d)
-    problem = elimination.restrict(active)
+    own = elimination.restrict(active)
     # The start is brought to the scale of the mean.
     factor = (d.conj() * centre).sum(1) / d.abs().square().sum(1).clamp_min(1e-300)
     start = torch.where(active, d * factor[:, None], 0)
@@ -69,28 +70,30 @@ def with_prior(call, elimination, answer):
         reasons = []
         for channel in range(len(d)):
             index = torch.tensor([channel], device=d.device)
-            found = shrink(problem.rows(index), torch.where(active[index], start[index], 1), centre[index])
+            part, mean = own.rows(index), torch.where(active[index], centre[index], 0)
+            supported = mean_is_supported(part, torch.where(active[index], mean, 1))
+            found = shrunk_gains(part, start[index], torch.where(active[index], mean, 1), problem.y[index], supported)
             estimate.gains[channel] = torch.where(active[channel], found.d, float("nan"))
             estimate.covariance[channel] = found.covariance
             estimate.converged[channel] = found.converged
+            answer.overruled[channel] = ""
             reasons.append(
                 f"log gains shrunk towards the mean of the prior, with a spread of {found.spread:.2g} and errors of "
                 f"{found.inflation:.3g} times the variance of the residuals, both estimated"
             )
         estimate.method = "prior"
-        groups = [[sorted(sum(own, []))] if own else [] for own in answer.groups]
-        answer.groups[:] = groups
+        answer.groups[:] = [[sorted(sum(each, []))] if each else [] for each in answer.groups]
         answer.null_dimension = torch.ones_like(answer.null_dimension)
         return reasons[:1] if len(set(reasons)) == 1 else numbered(reasons, len(d))
-    f, g, F = problem.gauss_newton(start)
+    f, g, F = own.gauss_newton(start)
     weight = prior.strength * torch.diagonal(F, dim1=-2, dim2=-1).real.sum(1) / active.sum(1).clamp_min(1)
     if prior.on == "inverse":
         weight = weight * start.abs().square().sum(1) / active.sum(1).clamp_min(1)
     penalty = gain_penalty(torch.where(active, centre, 0), weight, prior.on)
     if prior.strength > 0:
-        found = refine(problem, start, penalty=penalty, tol=call.tol, max_iter=call.max_iter)
+        found = refine(own, start, penalty=penalty, tol=call.tol, max_iter=call.max_iter)
         d = found.d
-        _, _, F = problem.gauss_newton(d)
+        _, _, F = own.gauss_newton(d)
         F = F + penalty(d)[2] + torch.diag_embed((~active).to(F.dtype))
         inverse = torch.linalg.inv((F + F.mH) / 2)
         both = active[..., :, None] & active[..., None, :]
@@ -99,7 +102,8 @@ def with_prior(call, elimination, answer):
         estimate.covariance = torch.where(both, estimate.noise_variance[:, None, None] * inverse, 0)
         estimate.gains = torch.where(active, d, float("nan"))
         estimate.converged, estimate.n_iter, estimate.history = found.converged, found.n_iter, found.history
-        answer.groups[:] = [[sorted(sum(own, []))] if own else [] for own in answer.groups]
+        answer.groups[:] = [[sorted(sum(each, []))] if each else [] for each in answer.groups]
         answer.null_dimension = torch.ones_like(answer.null_dimension)
+        answer.overruled.update(dict.fromkeys(range(len(d)), ""))
     estimate.method = "prior"
     return [f"prior of strength {prior.strength:g} on the {prior.on} of the gains, as asked for"]

@@ -56,12 +56,14 @@ def gain_covariance(F, d, active, J=None):
     """
     b, m = d.shape
     d = torch.where(active, d, 0)
-    J = torch.diag_embed(active.to(F.dtype)) if J is None else torch.where(active[..., None], J.expand(b, -1, -1), 0)
+    free = J is None
+    J = torch.diag_embed(active.to(F.dtype)) if free else torch.where(active[..., None], J.expand(b, -1, -1), 0)
     # In an orthonormal basis of the admissible directions that are orthogonal to d.
     unit = d / torch.linalg.vector_norm(d, dim=-1, keepdim=True).clamp_min(torch.finfo(d.real.dtype).tiny)
-    K = J.mH @ F @ J
+    K = torch.where(active[..., :, None] & active[..., None, :], F, 0) if free else J.mH @ F @ J
     # J theta = d for some theta: the same direction in the parameters.
-    theta = torch.linalg.lstsq(J, d[..., None], driver="gelsd" if d.device.type == "cpu" else None).solution
+    driver = "gelsd" if d.device.type == "cpu" else None
+    theta = d[..., None] if free else torch.linalg.lstsq(J, d[..., None], driver=driver).solution
     theta = theta / torch.linalg.vector_norm(theta, dim=-2, keepdim=True).clamp_min(torch.finfo(d.real.dtype).tiny)
     size = torch.diagonal(K, dim1=-2, dim2=-1).real
     k = K.shape[-1]
@@ -69,18 +71,29 @@ def gain_covariance(F, d, active, J=None):
     top = torch.where(idle, 0.0, size).sum(-1) / (~idle).sum(-1).clamp_min(1)
     K = K + top[:, None, None] * (theta @ theta.mH) + torch.diag_embed(torch.where(idle, top[:, None], 0.0).to(K.dtype))
     scale = torch.diagonal(K, dim1=-2, dim2=-1).real.clamp_min(torch.finfo(size.dtype).tiny).rsqrt()
-    lam, V = torch.linalg.eigh(scale[..., None] * ((K + K.mH) / 2) * scale[..., None, :])
+    K = scale[..., None] * ((K + K.mH) / 2) * scale[..., None, :]
+    L, info = torch.linalg.cholesky_ex(K)
+    pivots = torch.diagonal(L, dim1=-2, dim2=-1).real
+    if free and not bool(info.any()) and bool((pivots.amin(-1) > 1e-5).all()):
+        # Far from singular, as a rule: a factor tells as much as the eigenvalues, in a tenth of the time.
+        C = torch.cholesky_inverse(L) * scale[..., None] * scale[..., None, :]
+        return _orthogonal(torch.where(active[..., :, None] & active[..., None, :], C, 0), unit)
+    lam, V = torch.linalg.eigh(K)
     lost = lam <= k * torch.finfo(size.dtype).eps * lam[..., -1:]
     V = scale[..., None] * V
     inverse = (V / torch.where(lost, float("inf"), lam)[..., None, :]) @ V.mH
     # The direction of the factor is projected out of the gains, not of the parameters: that is the best alignment.
-    C = J @ inverse @ J.mH
-    C = C - unit[..., :, None] * (unit[..., None, :].conj() @ C)
-    C = C - (C @ unit[..., :, None]) * unit[..., None, :].conj()
+    C = _orthogonal(J @ inverse @ J.mH, unit)
     beyond = ((J @ V).abs().square() * lost[..., None, :]).sum(-1) > 0
     infinite = torch.where(beyond & (lost.any(-1))[:, None], float("inf"), 0.0)
-    C = (C + C.mH) / 2
     return C if not bool(lost.any()) else C + torch.diag_embed(torch.where(infinite > 0, infinite, 0.0).to(C.dtype))
+
+
+def _orthogonal(C, unit):
+    """C with the direction of a unit vector projected out on both sides."""
+    C = C - unit[..., :, None] * (unit[..., None, :].conj() @ C)
+    C = C - (C @ unit[..., :, None]) * unit[..., None, :].conj()
+    return (C + C.mH) / 2
 
 
 def without_noise(C, noise, doubtful=None):
