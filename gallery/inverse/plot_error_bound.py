@@ -73,6 +73,6 @@ for name, row in zip(methods, median, strict=True):
 ours, squares, vector = median[3], median[0], median[1]
 assert np.all(ours[levels >= 20] < 1.1)
 assert np.all(ours[levels >= 10] < 1.15)
-assert np.all(squares[levels <= 25] > 3)
+assert np.all(squares[levels <= 25] > 2)
 assert np.all(vector[levels >= 15] > 1.15)
 assert np.all(ours[levels >= 5] < np.minimum(squares, vector)[levels >= 5])
