@@ -356,8 +356,11 @@ def _solve(elimination, quiet, options, doubtful_directions=None):
     f, _, F = elimination.gauss_newton(d, options.sensor_weights)
     misfit = f if misfit is None else misfit
     variance = misfit / dof.clamp_min(1)
+    if options.refine and found.status is Status.STOPPED:
+        history = {**history, "stopped": True}
     covariance = gain_covariance(F, d, active, parameters.derivative(d))
-    if options.refine and _is_noisy(elimination, d, F, variance, active):
+    noisy = _is_noisy(elimination, d, F, variance, active)
+    if options.refine and bool(noisy.any()):
         noise = variance[:, None, None] * elimination.noise_part(d, options.sensor_weights)
         corrected = without_noise(covariance, noise, doubtful_directions)
         # A few sensors with little information are that; where most have none, the gains are no answer.
@@ -368,7 +371,8 @@ def _solve(elimination, quiet, options, doubtful_directions=None):
             corrected = torch.where(
                 none[:, None, None], corrected, without_noise(covariance, noise, torch.zeros_like(none))
             )
-        covariance = corrected
+        # Channel by channel, so that company does not matter.
+        covariance = torch.where(noisy[:, None, None], corrected, covariance)
     covariance = variance[:, None, None] * covariance
     return Estimate(
         gains=torch.where(active, d, float("nan")),
@@ -460,10 +464,10 @@ def _starts(elimination, quiet, options):
 
 
 def _is_noisy(elimination, d, F, variance, active):
-    """Whether the noise in F could lengthen a standard deviation by more than half a percent."""
+    """Channels (b,) in which the noise in F could lengthen a standard deviation by more than half a percent."""
     size = torch.diagonal(F, dim1=-2, dim2=-1).real * d.abs().square()
     most = 0.25 * elimination.p * variance[:, None]
-    return bool((active & (most > 5e-3 * size)).any())
+    return (active & (most > 5e-3 * size)).any(1)
 
 
 def _gains(s, active):

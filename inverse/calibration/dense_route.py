@@ -65,7 +65,6 @@ class _Estimated:
     pieces: list  # pairs of Problem and Elimination, in the order of the channels
     reason: str
     sensor_noise: object = None
-    stopped: bool = False
 
 
 def _estimate(call, problem, parameters):
@@ -101,8 +100,7 @@ def _estimate(call, problem, parameters):
         reasons = with_prior(call, problem, elimination, answer)
     elif call.method == "auto" and call.refine and call.loss == "gaussian" and call.noise == "white":
         reasons = answer_misfit(call, problem, elimination, answer, parameters) or reasons
-    stopped = answer.estimate.history.pop("stopped", False) if isinstance(answer.estimate.history, dict) else False
-    return _Estimated(answer, [(problem, elimination)], "; ".join(dict.fromkeys(reasons)), noise, bool(stopped))
+    return _Estimated(answer, [(problem, elimination)], "; ".join(dict.fromkeys(reasons)), noise)
 
 
 def _parametrisation(call):
@@ -185,8 +183,12 @@ def _normaliser(call):
 
 def _check_normaliser(call, elimination, options):
     """Warn where w is nearly orthogonal to what it should fix; return the reason then."""
-    _, cosine = inverse_power(elimination, options.w)
-    worst = float(cosine.min())
+    # The answer for w is near w whatever the truth is: the smallest singular vector stands for the truth.
+    s, _ = inverse_power(elimination, None, 100, 1e-6)
+    w = torch.ones_like(s) if options.w is None else options.w.to(s.dtype).expand(s.shape)
+    w = torch.where(elimination.active, w, 0)
+    size = torch.linalg.vector_norm(w, dim=1) * torch.linalg.vector_norm(s, dim=1)
+    worst = float(((w.conj() * s).sum(1).abs() / size.clamp_min(1e-300)).min())
     if worst >= 1e-3:
         return None
     text = (
@@ -224,15 +226,21 @@ def _joined(parts):
         estimate=estimate,
         groups=[group for a in answers for group in a.groups],
         null_dimension=torch.cat([a.null_dimension for a in answers]),
+        signals_seen=[own for a in answers for own in a.signals_seen or [(0, 0)] * len(a.groups)],
         ratio=torch.cat([a.ratio for a in answers]),
         threshold=torch.cat([a.threshold for a in answers]),
         null_vectors=torch.cat([a.null_vectors[..., :v] for a in answers]),
+        signals_seen=None
+        if any(a.signals_seen is None for a in answers)
+        else [seen for a in answers for seen in a.signals_seen],
         overruled={c: a.overruled[0] for c, a in enumerate(answers) if 0 in a.overruled},
     )
     noise = None if parts[0].sensor_noise is None else torch.cat([part.sensor_noise for part in parts])
     reasons = list(dict.fromkeys(part.reason for part in parts))
     reason = reasons[0] if len(reasons) == 1 else "; ".join(numbered([p.reason for p in parts], len(parts)))
-    return _Estimated(answer, [piece for part in parts for piece in part.pieces], reason, noise, parts[-1].stopped)
+    return _Estimated(
+        answer, [piece for part in parts for piece in part.pieces], reason, noise, any(part.stopped for part in parts)
+    )
 
 
 def _finish_dense(call, found):
@@ -268,7 +276,7 @@ def _finish_dense(call, found):
         signals=signals if problem.count is None else None,
         settings=call.settings(),
         reason=found.reason,
-        status=status_of(estimate.converged, estimate.history.get("stopped", False)),
+        status=status_of(estimate.converged, found.stopped),
         A=kept_matrices(problem),
         within=within,
         sensor_noise=found.sensor_noise,

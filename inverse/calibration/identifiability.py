@@ -269,7 +269,9 @@ def signals_seen(elimination, noise_variance, k=None, sensor_weights=None):
     rank = range_basis(r[..., None] * elimination.A).abs().square().sum((1, 2)).round().expand(elimination.b)
     sensors = elimination.active.sum(1)
     p, m = elimination.count.clamp_min(1).sqrt(), sensors.clamp_min(1).sqrt()
-    edge = ((p + m).square() + 2.5 * (p + m) * (1 / p + 1 / m) ** (1 / 3)).sqrt()
+    # One in a hundred values of noise alone is beyond.
+    quantile = 0.6 if elimination.dtype.is_complex else 2.0
+    edge = ((p + m).square() + quantile * (p + m) * (1 / p + 1 / m) ** (1 / 3)).sqrt()
     noise = noise_variance.clamp_min(0).sqrt() * edge
     floor = 1e3 * torch.finfo(size.dtype).eps * size[:, 0]
     counts = (size > torch.maximum(noise, floor)[:, None]).sum(1)
