@@ -8,10 +8,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # gallery scripts are small: thre
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import sciml  # noqa: E402
-from sciml.exceptions import ConditioningWarning, ConvergenceWarning, FallbackWarning  # noqa: E402
+from sciml.exceptions import AmbiguityWarning, ConditioningWarning, ConvergenceWarning, FallbackWarning  # noqa: E402
 
 # A gallery script that warns is as wrong as one that fails.
-for category in (ConditioningWarning, ConvergenceWarning, FallbackWarning):
+for category in (AmbiguityWarning, ConditioningWarning, ConvergenceWarning, FallbackWarning):
     warnings.filterwarnings("error", category=category)
 
 project = "sciml"
