@@ -230,9 +230,6 @@ def _joined(parts):
         ratio=torch.cat([a.ratio for a in answers]),
         threshold=torch.cat([a.threshold for a in answers]),
         null_vectors=torch.cat([a.null_vectors[..., :v] for a in answers]),
-        signals_seen=None
-        if any(a.signals_seen is None for a in answers)
-        else [seen for a in answers for seen in a.signals_seen],
         overruled={c: a.overruled[0] for c, a in enumerate(answers) if 0 in a.overruled},
     )
     noise = None if parts[0].sensor_noise is None else torch.cat([part.sensor_noise for part in parts])

@@ -1,4 +1,4 @@
-"""The front door: recovery, errors, ambiguities, equivariance, kinds of arrays, and what users complain of elsewhere."""
+"""The front door: recovery, errors, ambiguities, equivariance, kinds of arrays, and what users complain of."""
 
 import warnings
 
