@@ -155,6 +155,17 @@ def test_channels_are_drawn_one_by_one_and_counted():
         plot(result, channel=3)
 
 
+def test_groups_of_another_channel_are_its_own():
+    rng = np.random.default_rng(0)
+    A = np.kron(np.eye(2), np.ones((4, 1)))
+    y = np.array([[1.0], [2.0]])[..., None] * np.arange(1, 9) ** np.array([[[1.0]], [[0.5]]])
+    y = y * (rng.standard_normal((2, 30, 2)) @ A.T)
+    result = self_calibrate(y, A, on_failure="ignore")
+    second = plot(result, channel=1).containers[1][0]
+    assert_array_equal(second.get_xdata(), [4, 5, 6, 7])
+    assert_array_equal(second.get_ydata(), result.gains_within_groups[1, 4:])
+
+
 def test_names_of_sensors_stand_below_the_axis_where_they_fit():
     result, _ = made(sensors=[f"antenna {k}" for k in range(8)])
     labels = [text.get_text() for text in plot(result)[1].get_xticklabels()]
