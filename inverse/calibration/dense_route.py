@@ -221,6 +221,8 @@ def _joined(parts):
         n_iter=max(a.estimate.n_iter for a in answers),
     )
     estimate.history = max((a.estimate for a in answers), key=lambda e: e.n_iter).history
+    if any(a.estimate.history.get("stopped", False) for a in answers):
+        estimate.history = {**estimate.history, "stopped": True}
     answer = dataclasses.replace(
         answers[0],
         estimate=estimate,
@@ -235,9 +237,7 @@ def _joined(parts):
     noise = None if parts[0].sensor_noise is None else torch.cat([part.sensor_noise for part in parts])
     reasons = list(dict.fromkeys(part.reason for part in parts))
     reason = reasons[0] if len(reasons) == 1 else "; ".join(numbered([p.reason for p in parts], len(parts)))
-    return _Estimated(
-        answer, [piece for part in parts for piece in part.pieces], reason, noise, any(part.stopped for part in parts)
-    )
+    return _Estimated(answer, [piece for part in parts for piece in part.pieces], reason, noise)
 
 
 def _finish_dense(call, found):
@@ -260,6 +260,7 @@ def _finish_dense(call, found):
             parts.append(elimination.restrict(seen != 0).signals(seen, own.y))
         return torch.cat(parts)
 
+    stopped = bool(estimate.history.pop("stopped", False))
     result = finish(
         problem,
         estimate,
@@ -273,7 +274,7 @@ def _finish_dense(call, found):
         signals=signals if problem.count is None else None,
         settings=call.settings(),
         reason=found.reason,
-        status=status_of(estimate.converged, found.stopped),
+        status=status_of(estimate.converged, stopped),
         A=kept_matrices(problem),
         within=within,
         sensor_noise=found.sensor_noise,
