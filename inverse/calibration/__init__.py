@@ -9,6 +9,8 @@ with standard deviations, and with the parts that the data do not determine name
 
 from sciml.inverse.calibration.deconvolution import DeconvolutionResult as DeconvolutionResult
 from sciml.inverse.calibration.deconvolution import blind_deconvolve as blind_deconvolve
+from sciml.inverse.calibration.deconvolution import DeconvolutionResult as DeconvolutionResult
+from sciml.inverse.calibration.deconvolution import blind_deconvolve as blind_deconvolve
 from sciml.inverse.calibration.ensembles import DFTMask as DFTMask
 from sciml.inverse.calibration.ensembles import FromCallable as FromCallable
 from sciml.inverse.calibration.ensembles import PartialDFT as PartialDFT
@@ -18,9 +20,12 @@ from sciml.inverse.calibration.estimate import Estimate as Estimate
 from sciml.inverse.calibration.priors import GainPrior as GainPrior
 from sciml.inverse.calibration.result import CalibrationResult as CalibrationResult
 from sciml.inverse.calibration.solve import self_calibrate as self_calibrate
+from sciml.inverse.calibration.sparse_lift import SparseLiftResult as SparseLiftResult
+from sciml.inverse.calibration.sparse_lift import sparse_lift as sparse_lift
 from sciml.inverse.calibration.uncertainty import crb as crb
 from sciml.inverse.calibration.visibilities import solve_visibilities as solve_visibilities
 from sciml.inverse.calibration.visibilities import stefcal as stefcal
+from sciml.inverse.calibration.visibility_pairs import connected_groups as connected_groups
 
 
 def __getattr__(name):

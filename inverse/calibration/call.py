@@ -26,6 +26,7 @@ class Call:
     noise: str
     loss: str
     w: object
+    n_samples: object
     prior: object
     refine: bool
     tol: float

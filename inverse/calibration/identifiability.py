@@ -67,7 +67,7 @@ def check_counts(model, m, n, p, k=None, *, sensors="sensors"):
         if n >= m and free > 0:
             raise IdentifiabilityError(
                 f"A must have fewer columns than there are {sensors} with data; got {n} columns for {m}: every signal "
-                "fits any data. Use a smaller subspace of signals, or method='sparse' for sparse ones."
+                "fits any data. Use a smaller subspace of signals, or sparse_lift for sparse ones."
             )
         needed = math.ceil(free / (m - n)) if m > n else 1
         effective = min(n, p) if model == "snapshots" else p

@@ -38,6 +38,7 @@ def self_calibrate(
     noise_std=None,
     loss="gaussian",
     w=None,
+    n_samples=None,
     sensors=None,
     tol=1e-10,
     max_iter=300,
@@ -100,6 +101,9 @@ def self_calibrate(
     w : array, shape (m,), or None
         Normaliser of ``method="least-squares"``: the inner product of w and 1/d is fixed. None, the default: ones, a
         prior that the gains are alike.
+    n_samples : int or None
+        For ``model="covariance"``: of how many snapshots the visibilities are the mean, so that errors of pairs with a
+        common sensor are known to be correlated. None, the default: errors of different pairs are independent.
     sensors : sequence or None
         Names of the sensors; None, the default, takes those of a DataArray, else numbers.
     tol : float
@@ -189,6 +193,7 @@ def self_calibrate(
         noise=noise,
         loss=loss,
         w=w,
+        n_samples=None if n_samples is None else check_number("n_samples", n_samples, low=1, integer=True),
         prior=as_prior(prior),
         refine=bool(refine),
         tol=tol,

@@ -45,7 +45,14 @@ def solve_covariance(call):
         if value is not None:
             raise InvalidInputError(f"{name} must be None for model='covariance'; got {value!r}. Leave it out.")
     estimate = solve_visibilities(
-        V, M, W=problem.W, loss=call.loss, tol=max(call.tol, 1e-12), max_iter=max(call.max_iter, 1), on_failure="ignore"
+        V,
+        M,
+        W=problem.W,
+        loss=call.loss,
+        n_samples=call.n_samples,
+        tol=max(call.tol, 1e-12),
+        max_iter=max(call.max_iter, 1),
+        on_failure="ignore",
     )
     known = estimate.active & torch.isfinite(estimate.gains.abs())
     groups, ambiguity = _visibility_groups(call, estimate, V, M)
