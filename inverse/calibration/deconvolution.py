@@ -134,9 +134,9 @@ def blind_deconvolve(
 
     Parameters
     ----------
-    y : array, shape (..., p, *shape)
+    y : array, shape ``(..., p, *shape)``
         What was received: p signals or images, real or complex; leading axes are channels with kernels of their own.
-    codes : array, shape (p, *shape), or (*shape) for ``model="snapshots"``
+    codes : array, shape ``(p, *shape)``, or ``(*shape)`` for ``model="snapshots"``
         The known codes, real or complex.
     signal_shape : int, tuple of int or None
         Axes of a signal x_l, each at most as long as those of `shape`; pixel j belongs to number floor(j n / N). None
@@ -149,7 +149,7 @@ def blind_deconvolve(
         is smaller, and frequencies that the kernel does not pass are no obstacle.
     kernel_centered : bool
         Whether the taps lie around delay 0, from -(size // 2) on, in place of 0 to size - 1; False by default.
-    weights : array, shape (*shape), or None
+    weights : array, shape ``(*shape)``, or None
         Inverse variance of each frequency (as ``numpy.fft.fftn`` orders them), 0 to leave one out; None (the default):
         white noise. Symmetric for real data.
     noise_std : float or None
@@ -163,8 +163,8 @@ def blind_deconvolve(
     Returns
     -------
     DeconvolutionResult
-        ``kernel`` (..., *shape or *kernel_size), ``kernel_std``, ``signals`` (..., p, *signal_shape), or (...,
-        *signal_shape) for "repeated"; ``calibration`` is the result of `self_calibrate` in the Fourier domain. Real
+        ``kernel``, shape ``(..., *shape)`` or ``(..., *kernel_size)``, ``kernel_std``, ``signals``, shape
+        ``(..., p, *signal_shape)``, or ``(..., *signal_shape)`` for "repeated"; ``calibration`` is the result of `self_calibrate` in the Fourier domain. Real
         for real data.
 
     Raises
