@@ -163,9 +163,9 @@ def blind_deconvolve(
     Returns
     -------
     DeconvolutionResult
-        ``kernel``, shape ``(..., *shape)`` or ``(..., *kernel_size)``, ``kernel_std``, ``signals``, shape ``(..., p,
-        *signal_shape)``, or ``(..., *signal_shape)`` for "repeated"; ``calibration`` is the result of `self_calibrate`
-        in the Fourier domain. Real for real data.
+        ``kernel``, shape ``(..., *shape)`` or ``(..., *kernel_size)``, ``kernel_std``, ``signals``, shape
+        ``(..., p, *signal_shape)``, or ``(..., *signal_shape)`` for "repeated"; ``calibration`` is the result of
+        `self_calibrate` in the Fourier domain. Real for real data.
 
     Raises
     ------
