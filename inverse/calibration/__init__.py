@@ -9,8 +9,6 @@ with standard deviations, and with the parts that the data do not determine name
 
 from sciml.inverse.calibration.deconvolution import DeconvolutionResult as DeconvolutionResult
 from sciml.inverse.calibration.deconvolution import blind_deconvolve as blind_deconvolve
-from sciml.inverse.calibration.deconvolution import DeconvolutionResult as DeconvolutionResult
-from sciml.inverse.calibration.deconvolution import blind_deconvolve as blind_deconvolve
 from sciml.inverse.calibration.ensembles import DFTMask as DFTMask
 from sciml.inverse.calibration.ensembles import FromCallable as FromCallable
 from sciml.inverse.calibration.ensembles import PartialDFT as PartialDFT

@@ -26,7 +26,6 @@ class Call:
     noise: str
     loss: str
     w: object
-    n_samples: object
     prior: object
     refine: bool
     tol: float
@@ -37,6 +36,7 @@ class Call:
     strict: bool
     s_basis: object
     d_basis: object
+    n_samples: object = None
 
     def settings(self, **more):
         """What is needed to run again."""

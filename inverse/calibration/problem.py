@@ -21,6 +21,7 @@ from sciml.validation import check_option
 __all__ = ["Problem", "as_problem", "build_elimination", "triangular_factor"]
 
 MODELS = ("auto", "repeated", "diverse", "snapshots", "covariance")
+_NEAR = 2.0**-60
 _PATTERNS = 64  # distinct rows of weights that are worth a factor of their own
 
 
@@ -122,8 +123,8 @@ def as_problem(y, A, *, model="auto", weights=None, sensors=None, noise_std=None
         raise InvalidInputError(f"y must not be empty; got shape {tuple(y.shape)}. Pass at least one snapshot.")
     model = _resolve_model(model, dense, operator, p, m)
     y = y.reshape(-1, p, m)
-    flagged = torch.isnan(y.abs())
-    if bool(torch.isinf(y.abs()).any()):
+    flagged = y != y  # NaN, without a copy of the moduli
+    if not bool((torch.isfinite(y) | flagged).all()):
         where = tuple(int(i) for i in torch.isinf(y.abs()).nonzero()[0])
         raise InvalidInputError(
             f"y must be finite, or NaN where flagged; the entry at index {where} is infinite. Set it to NaN to flag it."
@@ -132,7 +133,7 @@ def as_problem(y, A, *, model="auto", weights=None, sensors=None, noise_std=None
     if noise_std is not None:
         W, absolute = _from_noise(noise_std, W, y, p, m), True
     W = _weights(W, flagged, batch, p, m)
-    y = torch.where(flagged, torch.zeros_like(y), y)
+    y = y.masked_fill(flagged, 0) if bool(flagged.any()) else y
     names = list(range(m)) if names is None else names
     if len(names) != m or len(set(map(str, names))) != m:
         raise InvalidInputError(
@@ -141,6 +142,8 @@ def as_problem(y, A, *, model="auto", weights=None, sensors=None, noise_std=None
         )
     working = y.dtype
     y_unit = power_of_two(y)
+    if dense is None and _NEAR < y_unit < 1 / _NEAR:
+        y_unit = 1.0  # large data are not copied for the sake of squares that are in range anyway
     A_unit = 1.0
     long = torch.complex128 if y.is_complex() else torch.float64
     if dense is not None:
@@ -156,7 +159,8 @@ def as_problem(y, A, *, model="auto", weights=None, sensors=None, noise_std=None
         dense = dense.to(long) / A_unit
     if y_unit == 0:
         raise IdentifiabilityError("y must not be zero everywhere: there is nothing to calibrate with. Check the data.")
-    scaled = (y.to(long) if dense is not None else y) / y_unit
+    scaled = y.to(long) if dense is not None else y
+    scaled = scaled if y_unit == 1 else scaled / y_unit
     return Problem(
         y=scaled,
         A=dense,
@@ -260,7 +264,11 @@ def power_of_two(t):
     >>> power_of_two(torch.tensor([0.3, -5.0]))
     4.0
     """
-    top = float(t.abs().max()) if t.numel() else 0.0
+    if t.numel() == 0:
+        return 0.0
+    # The largest part of a complex number is near enough to its modulus, and needs no copy.
+    low, high = (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).aminmax()
+    top = max(-float(low), float(high))
     return 2.0 ** math.floor(math.log2(top)) if top > 0 else 0.0
 
 

@@ -10,12 +10,14 @@ from sciml.exceptions import InvalidInputError
 from sciml.inverse.calibration.answer import finish, status_of
 from sciml.inverse.calibration.call import complain
 from sciml.inverse.calibration.ensemble_adapters import as_ensemble
-from sciml.inverse.calibration.identifiability import check_counts
+from sciml.inverse.calibration.identifiability import check_counts, ratio_threshold
 from sciml.inverse.calibration.matrix_free import solve_matrix_free
 
 __all__ = ["DENSE_SENSORS", "solve_operator", "solve_products"]
 
 DENSE_SENSORS = 3000  # a matrix of this size is factorised in seconds
+_MANY = 16  # snapshots, a part of which is enough to tell whether the data are ambiguous
+_LARGE = 2**21  # data beyond which no second eigenvalue is looked for
 _DENSE_BYTES = 2**28  # operators whose matrices take no more than this are written out
 
 
@@ -55,6 +57,8 @@ def solve_products(call):
     ensemble = as_ensemble(problem.operator, p, m)
     if call.strict:
         check_counts(problem.model, m, ensemble.shape[1], p)
+    # A second eigenvalue, which tells whether the data are ambiguous, costs a fifth more products and vectors.
+    looks = p >= _MANY and ensemble.gram is not None and p * m <= _LARGE
     parts = []
     for channel in range(b):
         W = problem.W
@@ -66,6 +70,7 @@ def solve_products(call):
                 W=None if W is None else W[channel if len(W) > 1 else 0],
                 tol=max(call.tol, 1e-8),
                 refine=call.refine,
+                n_eigen=2 if looks else 1,
                 callback=call.callback,
                 progress=call.progress,
                 on_failure=call.on_failure,
@@ -81,13 +86,22 @@ def solve_products(call):
         # Gains were only multiplied by the factor of the gauge: signals take its inverse.
         known = d != 0
         ratio = torch.where(known, own / torch.where(known, d, 1), 0).nan_to_num(0.0).sum(1) / known.sum(1).clamp_min(1)
-        stacked = torch.stack([t.reshape(t.shape[1:]) if t.shape[0] == 1 else t for t in signals])
+        stacked = signals[0] if len(signals) == 1 else torch.cat(signals)
         return stacked * ratio.to(stacked.dtype).reshape(-1, *[1] * (stacked.ndim - 1))
 
+    if not looks:
+        estimate.notes = [*estimate.notes, "ambiguities were not looked for, at this size or with this few snapshots"]
     known = estimate.active & torch.isfinite(estimate.gains.abs())
     lam = estimate.eigenvalues
     ratio = lam[:, 1] / lam[:, 0] if lam.shape[1] > 1 else torch.full_like(estimate.dof, float("nan"))
     groups = [[own.nonzero()[:, 0].tolist()] for own in known]
+    # A ratio that is no number was not looked for.
+    ambiguous = ratio < ratio_threshold(estimate.dof)
+    known = known & ~ambiguous[:, None]
+    words = (
+        "the two smallest eigenvalues have the ratio {:.3g}: several directions fit the data about as well, and none is "
+        "answered for. Measure more different signals, or pass A as an array to have groups of sensors named"
+    )
     result = finish(
         problem,
         estimate,
@@ -96,8 +110,8 @@ def solve_products(call):
         covariance=None,
         groups=groups,
         ratio=ratio,
-        null=torch.ones(len(known), dtype=torch.long, device=known.device),
-        ambiguity=[""] * len(known),
+        null=1 + ambiguous.long(),
+        ambiguity=[words.format(float(r)) if bool(a) else "" for r, a in zip(ratio, ambiguous, strict=True)],
         signals=None if any(t is None for t in signals) else rescaled,
         settings=call.settings(),
         reason="products with the operator only, since its matrices are large",
