@@ -99,7 +99,7 @@ def _estimate(call, problem, parameters):
     if call.prior is not None:
         reasons = with_prior(call, problem, elimination, answer)
     elif call.method == "auto" and call.refine and call.loss == "gaussian" and call.noise == "white":
-        reasons = answer_misfit(call, problem, elimination, answer, parameters) or reasons
+        reasons = answer_misfit(call, problem, elimination, answer, options) or reasons
     return _Estimated(answer, [(problem, elimination)], "; ".join(dict.fromkeys(reasons)), noise)
 
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 
-from sciml.inverse.calibration.misfit import choose, mean_is_supported, shrunk_gains
+from sciml.inverse.calibration.misfit import assess, choose, mean_is_supported, shrunk_gains
 from sciml.inverse.calibration.priors import gain_penalty
+from sciml.inverse.calibration.problem import build_elimination
 from sciml.inverse.calibration.refinement import refine
+from sciml.inverse.calibration.robust import per_sensor_chain
 
 __all__ = ["answer_misfit", "numbered", "with_prior"]
 
 _LEAST_DOF = 10  # residuals of fewer are not tested for a misfit
 
 
-def answer_misfit(call, problem, elimination, answer, parameters):
-    """Let each channel that has one group decide between likelihood and shrunk gains; return reasons."""
+def answer_misfit(call, problem, elimination, answer, options):
+    """Let each channel that has one group decide between likelihood and shrunk gains; return reasons.
+
+    Residuals that are not white may come from sensors of unequal noise, which weights mend, or from a model that holds
+    only nearly, which a prior mends: the former is tried first.
+    """
+    parameters = options.parameters
     estimate, reasons = answer.estimate, []
     if parameters.basis is not None:
         return []
@@ -32,6 +41,21 @@ def answer_misfit(call, problem, elimination, answer, parameters):
         reasons.append(decision.reason)
         if decision.method == "likelihood":
             continue
+        weighed = _own_noise(problem, channel, options, decision)
+        if weighed is not None:
+            reasons[-1] = weighed.reason
+            for name in ("gains", "covariance", "converged", "misfit", "noise_variance"):
+                getattr(estimate, name)[channel] = getattr(weighed.estimate, name)[0]
+            estimate.method = weighed.estimate.method
+            continue
+        if decision.spread == 0 and not mean_is_supported(part, torch.ones_like(d)):
+            # Gains of arbitrary signs or phases are not one: those of the likelihood are no worse than none.
+            reasons[-1] = (
+                f"residuals are no white noise (score {decision.assessment.score:.0f}), but nothing speaks for gains "
+                "near a mean: the gains of highest likelihood are kept, with errors larger than stated"
+            )
+            answer.overruled[channel] = reasons[-1]
+            continue
         answer.overruled[channel] = decision.reason if decision.method == "uncalibrated" else ""
         estimate.gains[channel] = torch.where(active[0], decision.gains, float("nan"))
         estimate.covariance[channel] = decision.covariance
@@ -43,6 +67,37 @@ def answer_misfit(call, problem, elimination, answer, parameters):
     if not reasons:
         return []
     return [reasons[0]] if len(set(reasons)) == 1 else numbered(reasons, len(answer.groups))
+
+
+@dataclass
+class _Weighed:
+    estimate: object
+    reason: str
+
+
+def _own_noise(problem, channel, options, decision):
+    """The answer of one channel with a noise for each sensor, if that makes its residuals white; else None."""
+    pick = lambda t: t if t is None or len(t) == 1 else t[channel : channel + 1]  # noqa: E731
+    one = replace(problem, y=problem.y[channel : channel + 1], A=pick(problem.A), W=pick(problem.W))
+    answer, elimination, std = per_sensor_chain(one, replace(options, sensor_weights=None))
+    estimate = answer.estimate
+    active = estimate.active
+    if len(answer.groups[0]) != 1 or not bool(estimate.converged.all()):
+        return None
+    w = torch.where(active, 1 / std.square(), 0).nan_to_num(0.0, posinf=0.0)
+    w = w / w.amax().clamp_min(torch.finfo(w.dtype).tiny)
+    base = one.y.real.new_ones(1, *one.y.shape[1:]) if one.W is None else one.W
+    weighted = build_elimination(one, base * w[:, None, :]).restrict(active)
+    d = torch.where(active, estimate.gains, 0)
+    verdict = assess(weighted, d)
+    if verdict.misfit:
+        return None
+    spread = float(std[active].max() / std[active].min())
+    reason = (
+        f"residuals are no white noise (score {decision.assessment.score:.0f}), but are so with a noise for each "
+        f"sensor (score {verdict.score:.1f}), the noisiest being {spread:.3g} times the quietest: weighed accordingly"
+    )
+    return _Weighed(estimate, reason)
 
 
 def _weights_of(problem, channel):

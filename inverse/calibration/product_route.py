@@ -10,13 +10,15 @@ from sciml.exceptions import InvalidInputError
 from sciml.inverse.calibration.answer import finish, status_of
 from sciml.inverse.calibration.call import complain
 from sciml.inverse.calibration.ensemble_adapters import as_ensemble
-from sciml.inverse.calibration.identifiability import check_counts, ratio_threshold
+from sciml.inverse.calibration.identifiability import check_counts
 from sciml.inverse.calibration.matrix_free import solve_matrix_free
 
 __all__ = ["DENSE_SENSORS", "solve_operator", "solve_products"]
 
 DENSE_SENSORS = 3000  # a matrix of this size is factorised in seconds
+_WORK = 5e8  # multiplications of one elimination, some tenths of a second, beyond which products are faster
 _MANY = 16  # snapshots, a part of which is enough to tell whether the data are ambiguous
+_RATIO = 1.5  # of the two smallest eigenvalues, the second of which is a bound from above
 _LARGE = 2**21  # data beyond which no second eigenvalue is looked for
 _DENSE_BYTES = 2**28  # operators whose matrices take no more than this are written out
 
@@ -27,8 +29,12 @@ def solve_operator(call):
     b, p, m = problem.y.shape
     ensemble = as_ensemble(problem.operator, p, m)
     own = p if ensemble.batch_shape else 1
-    size = own * m * ensemble.shape[1] * 16
-    if call.method == "matrix-free" or size > _DENSE_BYTES or m > DENSE_SENSORS:
+    n = ensemble.shape[1]
+    size, work = own * m * n * 16, own * m * n * (m + n)
+    needs_matrices = call.s_basis is not None or call.d_basis is not None or call.prior is not None
+    needs_matrices |= call.loss != "gaussian" or call.noise != "white" or call.method not in ("auto", "matrix-free")
+    slow = work > _WORK and not needs_matrices
+    if call.method == "matrix-free" or size > _DENSE_BYTES or m > DENSE_SENSORS or slow:
         problem.operator = ensemble
         return solve_products(call)
     dense = torch.as_tensor(ensemble.to_dense()).to(device=problem.y.device)
@@ -96,11 +102,11 @@ def solve_products(call):
     ratio = lam[:, 1] / lam[:, 0] if lam.shape[1] > 1 else torch.full_like(estimate.dof, float("nan"))
     groups = [[own.nonzero()[:, 0].tolist()] for own in known]
     # A ratio that is no number was not looked for.
-    ambiguous = ratio < ratio_threshold(estimate.dof)
+    ambiguous = ratio < _RATIO
     known = known & ~ambiguous[:, None]
     words = (
-        "the two smallest eigenvalues have the ratio {:.3g}: several directions fit the data about as well, and none is "
-        "answered for. Measure more different signals, or pass A as an array to have groups of sensors named"
+        "the two smallest eigenvalues have the ratio {:.3g}: several directions fit the data about as well, and none "
+        "is answered for. Measure more different signals, or pass A as an array to have groups of sensors named"
     )
     result = finish(
         problem,
