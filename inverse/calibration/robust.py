@@ -2,27 +2,46 @@ r"""Outliers and sensors of unequal noise: weights that follow from the residual
 
 Notation  r (b, p, m) residuals over the noise; w = (nu + 2) / (nu + 2 abs(r)^2) for complex, (nu + 1) / (nu + r^2) for
           real data, nu = 2; sigma by the median of abs(r).
-Cost      some twenty eliminations with weights of every entry.
-Pitfalls  an eigenvector has no defence against outliers, so that the first weights come from the data themselves, and
-          the eigenproblem is solved again with weights from the residuals before any refinement.
+Cost      from fifty eliminations with weights of every entry, where the first starts agree, to some four hundred.
+Pitfalls  an eigenvector has no defence against outliers, and the likelihood has many local maxima: several starts hide
+          what the data themselves make suspect, each is followed through eigenproblems with weights from the residuals,
+          and the most likely one counts. Where few starts come to it, the answer says that it did not converge.
 References
     K. L. Lange, R. J. A. Little, J. M. G. Taylor, Robust statistical modeling using the t distribution, 1989.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from sciml.inverse.calibration.chain import solve_chain
+from sciml.inverse.calibration.identifiability import uninformed_sensors
 from sciml.inverse.calibration.problem import build_elimination
 from sciml.inverse.calibration.refinement import refine
+from sciml.inverse.calibration.spectral import spectral_start
+from sciml.random import generator
 
 __all__ = ["per_sensor_chain", "student_chain"]
 
 _NU = 2.0
-_STARTS = 12  # rounds of the eigenproblem
-_ROUNDS = 30  # rounds of two Gauss-Newton steps
+_ROUNDS = 30  # of two Gauss-Newton steps
+_SEARCH = 15  # rounds of the eigenproblem for each start
+_EARLY = 6  # of them in which suspects stay hidden
+_SEEN = 3  # starts that come to the most likely answer: fewer are no reason to trust it, more are not needed
+_ALIKE = 0.15  # mean distance between the predictions of two such starts, over their median
+# Starts: entries above so many times what is usual at their sensor are suspects, hidden with that power of the excess;
+# True for weights of least absolute values at first. Neighbours differ, lest they agree on the same wrong answer.
+_SCREENS = (
+    (2.0, 8, False),
+    (math.inf, 1, True),
+    (1.0, 2, True),
+    (1.5, 8, False),
+    (2.0, 8, True),
+    (3.0, 8, False),
+    (1.0, 2, False),
+)
+_RANDOM = 16  # further starts with a quarter of the entries hidden at random
 _FLOOR = 1e-3  # of the median variance of a sensor: no sensor may claim to be exact
 
 
@@ -55,15 +74,11 @@ def student_chain(problem, options):
     >>> (answer.estimate.gains / answer.estimate.gains[:, :1]).round(decimals=6)
     tensor([[1., 2., 4., 1.]], dtype=torch.float64)
     """
-    y, given = problem.y, problem.W
-    own = torch.ones_like(y.real) if given is None else given.expand(y.shape)
-    typical = torch.where(own > 0, y.abs(), float("nan")).nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
-    # Entries far above what is usual at their sensor are suspects from the start.
-    excess = y.abs() / typical.clamp_min(torch.finfo(own.dtype).tiny)
-    weights = own * (3 / excess.clamp_min(3.0)).square()
+    given = problem.W
+    own = torch.ones_like(problem.y.real) if given is None else given.expand(problem.y.shape)
+    weights, trusted = _most_likely(problem, own, options.parameters)
     start = replace(options, refine=False, start="reweighted")
-    d = None
-    for _ in range(_STARTS):
+    for _ in range(2):
         elimination = build_elimination(problem, weights)
         d = _usable(solve_chain(elimination, start).estimate.gains)
         w, _, _ = _student(problem, elimination, d, own)
@@ -86,6 +101,7 @@ def student_chain(problem, options):
         ratio = mean * gain * scale.square() / estimate.noise_variance.clamp_min(torch.finfo(own.dtype).tiny)
         estimate.covariance = estimate.covariance * ratio[:, None, None]
     estimate.noise_variance = scale.square()
+    estimate.converged = estimate.converged & trusted
     estimate.method = "robust " + estimate.method
     return answer, elimination
 
@@ -142,6 +158,127 @@ def per_sensor_chain(problem, options, rounds=8):
     answer.estimate.method += ", noise of each sensor"
     answer.estimate.noise_variance = variance.nanmean(dim=1)
     return answer, elimination, std
+
+
+@dataclass
+class _Found:
+    """The most likely answer of the starts so far, for each channel."""
+
+    weights: torch.Tensor  # (b, p, m)
+    fitted: torch.Tensor  # (b, p, m), data that it predicts
+    score: torch.Tensor  # (b,)
+    seen: torch.Tensor  # (b,), how many starts came to it
+
+
+def _most_likely(problem, own, parameters):
+    """Return the weights (b, p, m) of the most likely of several starts, and whether (b,) enough of them came to it."""
+    y = problem.y
+    used = own > 0
+    elimination = build_elimination(problem, own)
+    active = used.any(1)
+    for _ in range(elimination.m):
+        poor = uninformed_sensors(*elimination.restrict(active).schur(), active)
+        if not bool(poor.any()):
+            break
+        active = active & ~poor
+    used = used & active[:, None]
+    ones = active.to(y.dtype)
+    size = active.sum(1) if parameters.size is None else parameters.size
+    freedom = elimination.restrict(active).degrees(ones) - size + 1
+    shrink = freedom.clamp_min(1) / used.sum((1, 2)).clamp_min(1)
+    typical = torch.where(used, y.abs(), float("nan")).nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+    excess = y.abs() / typical.clamp_min(torch.finfo(own.dtype).tiny)
+    found = None
+    todo = torch.arange(len(y), device=y.device)
+    for number in range(len(_SCREENS) + _RANDOM):
+        limit, power, absolute = _SCREENS[number] if number < len(_SCREENS) else (1.5, 8, number % 2 == 1)
+        hidden = (limit / excess.clamp_min(limit)).pow(power) if math.isfinite(limit) else torch.ones_like(excess)
+        if number >= len(_SCREENS):
+            draw = torch.as_tensor(generator(number).random(y.shape[1:]), device=y.device)
+            hidden = torch.where(draw < 0.25, 1e-3 * hidden, hidden)
+        hidden = hidden.clamp_min(1e-8)
+        part = _channels(problem, todo)
+        rows = (own[todo], active[todo], shrink[todo])
+        weights, fitted, score = _follow(part, hidden[todo], absolute, *rows, parameters)
+        if found is None:
+            found = _Found(weights, fitted, score, torch.ones_like(todo))
+            continue
+        better = score < found.score[todo]
+        alike = _alike(fitted, found.fitted[todo], used[todo])
+        found.seen[todo] = torch.where(alike, found.seen[todo] + 1, torch.where(better, 1, found.seen[todo]))
+        rows = todo[better]
+        found.weights[rows], found.fitted[rows] = weights[better], fitted[better]
+        found.score[rows] = score[better]
+        todo = (found.seen < _SEEN).nonzero()[:, 0]
+        if len(todo) == 0:
+            break
+    return found.weights, found.seen >= _SEEN
+
+
+def _follow(problem, hidden, absolute, own, active, shrink, parameters):
+    """Return weights, predictions and the negative log likelihood (b,) that one start leads to."""
+    y = problem.y
+    used = (own > 0) & active[:, None]
+    root = torch.where(used, own, 0).sqrt()
+    middle = math.sqrt(math.log(2.0)) if problem.is_complex else 0.6744897501960817
+    floor = 1e-13 * (root * y.abs()).flatten(1).amax(1).clamp_min(torch.finfo(own.dtype).tiny)
+    basis = parameters.basis if parameters.inverse else None
+    weights, d = own * hidden, None
+    for number in range(_SEARCH):
+        elimination = build_elimination(problem, weights).restrict(active)
+        size = None
+        if d is not None:
+            # The residual of the linear equation is s times the noise.
+            size = torch.where(active, d.abs(), float("nan"))
+            size = (size / size.nanmedian(dim=1, keepdim=True).values).nan_to_num(0.0).clamp(1e-2, 1e2).square()
+        M, N = elimination.schur(size)
+        N = N.clamp_min(1e-12 * N.amax(1, keepdim=True))
+        s = spectral_start(M, N, active, 1, basis)[0]
+        d = torch.where(active, _reciprocal(s, active), 0)
+        if parameters.basis is not None:
+            d = torch.where(active, parameters.gains(parameters.project(torch.where(active, d, 1))), 0)
+        fitted = elimination.predict(d, elimination.signals(d, y).nan_to_num(0.0))
+        r = root * (y - fitted).abs()
+        scale = torch.where(used, r, float("nan")).flatten(1).nanmedian(dim=1).values.nan_to_num(0.0)
+        scale = torch.maximum(scale / middle / shrink.sqrt(), floor)
+        t = (r / scale[:, None, None]).square()
+        if absolute and number < _EARLY:
+            w = 1 / t.sqrt().clamp_min(0.1)
+        else:
+            w = (_NU + 2) / (_NU + 2 * t) if problem.is_complex else (_NU + 1) / (_NU + t)
+        weights = own * w * hidden if number < _EARLY else own * w
+    return weights, fitted, _unlikelihood(r, used, scale, shrink, floor, problem.is_complex)
+
+
+def _unlikelihood(r, used, scale, shrink, floor, is_complex):
+    """Return the negative logarithm of the likelihood (b,) at its best scale."""
+    k = 2 if is_complex else 1  # real numbers in an entry
+    count = used.sum((1, 2)).clamp_min(1)
+    for _ in range(20):
+        t = (r / scale[:, None, None]).square()
+        w = torch.where(used, (_NU + k) / (_NU + k * t), 0)
+        scale = torch.maximum(((w * r.square()).sum((1, 2)) / count / shrink).sqrt(), floor)
+    t = torch.where(used, (r / scale[:, None, None]).square(), 0)
+    return k * count * scale.log() + (_NU + k) / 2 * torch.log1p(k * t / _NU).sum((1, 2))
+
+
+def _alike(one, two, used):
+    """Whether (b,) two predictions are the same; what the data leave open in gains and signals does not count."""
+    size = torch.where(used, two.abs(), float("nan")).flatten(1).nanmedian(dim=1).values.nan_to_num(0.0)
+    apart = ((one - two).abs() / size.clamp_min(1e-300)[:, None, None]).clamp_max(1.0)
+    return torch.where(used, apart, 0).sum((1, 2)) <= _ALIKE * used.sum((1, 2))
+
+
+def _channels(problem, index):
+    pick = lambda t: t if t is None or len(t) == 1 else t[index]  # noqa: E731
+    return replace(problem, y=problem.y[index], A=pick(problem.A), W=pick(problem.W))
+
+
+def _reciprocal(s, active):
+    """1 / s, bounded where s vanishes."""
+    size = torch.where(active, s.abs(), 0.0)
+    least = (1e-12 * size.amax(1, keepdim=True)).clamp_min(1e-150)
+    return s.conj() / torch.maximum(size, least).square()
 
 
 def _student(problem, elimination, d, own):
