@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
+from functools import partial
 
 import torch
 
 from sciml.exceptions import InvalidInputError
+from sciml.inverse.calibration.ambiguity import ranges
 from sciml.inverse.calibration.answer import finish, status_of
 from sciml.inverse.calibration.call import complain
 from sciml.inverse.calibration.ensemble_adapters import as_ensemble
 from sciml.inverse.calibration.identifiability import check_counts
 from sciml.inverse.calibration.matrix_free import solve_matrix_free
+from sciml.random import generator, normal
 
 __all__ = ["DENSE_SENSORS", "solve_operator", "solve_products"]
 
@@ -65,26 +68,49 @@ def solve_products(call):
         check_counts(problem.model, m, ensemble.shape[1], p)
     # A second eigenvalue, which tells whether the data are ambiguous, costs a fifth more products and vectors.
     looks = p >= _MANY and ensemble.gram is not None and p * m <= _LARGE
-    parts = []
+    parts, groups, words = [], [], []
     for channel in range(b):
-        W = problem.W
-        parts.append(
-            solve_matrix_free(
-                problem.y[channel],
-                ensemble,
-                model=problem.model,
-                W=None if W is None else W[channel if len(W) > 1 else 0],
-                tol=max(call.tol, 1e-8),
-                refine=call.refine,
-                n_eigen=2 if looks else 1,
-                callback=call.callback,
-                progress=call.progress,
-                on_failure=call.on_failure,
-            )
+        W = None if problem.W is None else problem.W[channel if len(problem.W) > 1 else 0]
+        solve = partial(
+            solve_matrix_free,
+            problem.y[channel],
+            ensemble,
+            model=problem.model,
+            tol=max(call.tol, 1e-8),
+            refine=call.refine,
+            callback=call.callback,
+            progress=call.progress,
+            on_failure=call.on_failure,
         )
+        part = solve(W=W, n_eigen=2 if looks else 1)
+        lam = part.eigenvalues[0]
+        known = part.active[0] & torch.isfinite(part.gains[0].abs())
+        own, text = [known.nonzero()[:, 0].tolist()], ""
+        if len(lam) > 1 and float(lam[1]) < _RATIO * float(lam[0]):
+            own = linked_sensors(problem.y[channel], ensemble, known, W)
+            if len(own) > 1:
+                largest = max(own, key=len)
+                mask = torch.zeros_like(known)
+                mask[largest] = True
+                only = mask.to(problem.y.real.dtype).expand(p, m)
+                part = replace(solve(W=only if W is None else W * only), eigenvalues=part.eigenvalues)
+                listed = " and ".join(ranges(group, problem.sensors) for group in own[:6])
+                text = (
+                    f"sensors {listed} share no common information: their relative gain is undetermined, and only the "
+                    "first of the largest groups is answered for. Add signals that connect them"
+                )
+            else:
+                part = replace(part, active=torch.zeros_like(part.active))
+                text = (
+                    f"the two smallest eigenvalues have the ratio {float(lam[1] / lam[0]):.3g}: several directions fit "
+                    "the data about as well, and none is answered for. Measure more different signals"
+                )
+        parts.append(part)
+        groups.append(own)
+        words.append(text)
     join = lambda name: torch.cat([getattr(part, name) for part in parts])  # noqa: E731
     names = ("gains", "active", "noise_variance", "misfit", "dof", "eigenvalues", "converged", "variance")
-    estimate = dataclasses.replace(parts[0], **{name: join(name) for name in names})
+    estimate = replace(parts[0], **{name: join(name) for name in names})
     signals = [part.signals for part in parts]
     own = estimate.gains
 
@@ -100,14 +126,6 @@ def solve_products(call):
     known = estimate.active & torch.isfinite(estimate.gains.abs())
     lam = estimate.eigenvalues
     ratio = lam[:, 1] / lam[:, 0] if lam.shape[1] > 1 else torch.full_like(estimate.dof, float("nan"))
-    groups = [[own.nonzero()[:, 0].tolist()] for own in known]
-    # A ratio that is no number was not looked for.
-    ambiguous = ratio < _RATIO
-    known = known & ~ambiguous[:, None]
-    words = (
-        "the two smallest eigenvalues have the ratio {:.3g}: several directions fit the data about as well, and none "
-        "is answered for. Measure more different signals, or pass A as an array to have groups of sensors named"
-    )
     result = finish(
         problem,
         estimate,
@@ -116,8 +134,8 @@ def solve_products(call):
         covariance=None,
         groups=groups,
         ratio=ratio,
-        null=1 + ambiguous.long(),
-        ambiguity=[words.format(float(r)) if bool(a) else "" for r, a in zip(ratio, ambiguous, strict=True)],
+        null=torch.tensor([max(len(own), 1 + bool(text)) for own, text in zip(groups, words, strict=True)]),
+        ambiguity=words,
         signals=None if any(t is None for t in signals) else rescaled,
         settings=call.settings(),
         reason="products with the operator only, since its matrices are large",
@@ -127,6 +145,50 @@ def solve_products(call):
     )
     complain(call, result)
     return result
+
+
+def linked_sensors(y, ensemble, active, W=None):
+    """Return the groups of sensors that matrices known by their products link: lists of numbers, of all active ones.
+
+    Parameters
+    ----------
+    y : Tensor, shape (p, m)
+        Data: a sensor without any has no links.
+    ensemble : Ensemble
+        The matrices.
+    active : Tensor of bool, shape (m,)
+        Sensors looked at.
+    W : Tensor, shape (p, m), or None
+        Weights; ones by default.
+
+    Notes
+    -----
+    A random vector on some sensors, sent through A A^H, is not zero at any sensor with a link to them: a few products
+    find a group.
+
+    Examples
+    --------
+    >>> A = as_ensemble(torch.block_diag(torch.ones(2, 1), torch.ones(2, 1)).double(), 3, 4)
+    >>> linked_sensors(torch.ones(3, 4).double(), A, torch.ones(4, dtype=torch.bool))
+    [[0, 1], [2, 3]]
+    """
+    root = y if W is None else torch.where(W > 0, y, 0)
+    left, groups = active.clone(), []
+    rng = generator(0)
+    while bool(left.any()):
+        group = torch.zeros_like(active)
+        group[left.nonzero()[0, 0]] = True
+        while True:
+            seed = torch.where(group, normal(rng, active.shape, device=y.device), 0).to(root.dtype)
+            seen = root.conj() * ensemble.forward(ensemble.adjoint(root * seed))
+            size = seen.abs().square().sum(0)
+            more = (size > 1e-18 * size.max()) & left | group
+            if bool((more == group).all()):
+                break
+            group = more
+        groups.append(group.nonzero()[:, 0].tolist())
+        left = left & ~group
+    return groups
 
 
 def _forward(ensemble):
