@@ -244,7 +244,7 @@ def test_priors_fit_their_sensors():
         (lambda: GainPrior(strength=True), "strength must be 'auto' or a number at least 0; got True"),
         (lambda: GainPrior(on="logs"), "on must be one of .*Did you mean 'log'"),
         (lambda: GainPrior(mean=[1, 2]).centre(torch.zeros(1, 3)), "each of the 3 sensors; got 2"),
-        (lambda: GainPrior(mean=1j).centre(torch.zeros(1, 3)), "mean must be real for real data"),
+        (lambda: GainPrior(mean=1j).centre(torch.zeros(1, 3)), "mean of the prior must be real for real data"),
     ],
 )
 def test_bad_priors_are_named(call, text):
