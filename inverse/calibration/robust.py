@@ -26,10 +26,12 @@ __all__ = ["per_sensor_chain", "student_chain"]
 
 _NU = 2.0
 _ROUNDS = 30  # of two Gauss-Newton steps
-_SEARCH = 15  # rounds of the eigenproblem for each start
+_SEARCH = 20  # rounds of the eigenproblem for each start
 _EARLY = 6  # of them in which suspects stay hidden
+_REPAIRS = (8, 12)  # rounds in which sensors that were given up are tried again
+_CANDIDATES = 32  # gains of a sensor that are then tried, at most
 _SEEN = 3  # starts that come to the most likely answer: fewer are no reason to trust it, more are not needed
-_ALIKE = 0.15  # mean distance between the predictions of two such starts, over their median
+_ALIKE = 0.03  # mean distance between the predictions of two such starts, over their median
 # Starts: entries above so many times what is usual at their sensor are suspects, hidden with that power of the excess;
 # True for weights of least absolute values at first. Neighbours differ, lest they agree on the same wrong answer.
 _SCREENS = (
@@ -237,10 +239,15 @@ def _follow(problem, hidden, absolute, own, active, shrink, parameters):
         d = torch.where(active, _reciprocal(s, active), 0)
         if parameters.basis is not None:
             d = torch.where(active, parameters.gains(parameters.project(torch.where(active, d, 1))), 0)
-        fitted = elimination.predict(d, elimination.signals(d, y).nan_to_num(0.0))
+        ideal = elimination.predict(torch.ones_like(d), elimination.signals(d, y).nan_to_num(0.0))
+        fitted = d[:, None, :] * ideal
         r = root * (y - fitted).abs()
         scale = torch.where(used, r, float("nan")).flatten(1).nanmedian(dim=1).values.nan_to_num(0.0)
         scale = torch.maximum(scale / middle / shrink.sqrt(), floor)
+        if number in _REPAIRS and parameters.basis is None:
+            d = _repaired(y, ideal, d, root / scale[:, None, None], problem.is_complex)
+            fitted = d[:, None, :] * ideal
+            r = root * (y - fitted).abs()
         t = (r / scale[:, None, None]).square()
         if absolute and number < _EARLY:
             w = 1 / t.sqrt().clamp_min(0.1)
@@ -248,6 +255,23 @@ def _follow(problem, hidden, absolute, own, active, shrink, parameters):
             w = (_NU + 2) / (_NU + 2 * t) if problem.is_complex else (_NU + 1) / (_NU + t)
         weights = own * w * hidden if number < _EARLY else own * w
     return weights, fitted, _unlikelihood(r, used, scale, shrink, floor, problem.is_complex)
+
+
+def _repaired(y, ideal, d, precision, is_complex):
+    """Return gains (b, m), each the most likely of those that single snapshots suggest, given the signals.
+
+    A sensor that was taken for outliers from beginning to end is not missed by the others: it needs another look.
+    """
+    k = 2 if is_complex else 1
+    cost = lambda d: torch.log1p(k * (precision * (y - d[:, None, :] * ideal).abs()).square() / _NU).sum(1)  # noqa: E731
+    best, least = d, cost(d)
+    count = y.shape[1]
+    for row in range(0, count, max(1, count // _CANDIDATES)):
+        other = y[:, row] * ideal[:, row].conj() / ideal[:, row].abs().square().clamp_min(1e-300)
+        own = torch.where((precision[:, row] > 0) & (ideal[:, row] != 0) & (d != 0), other, d)
+        value = cost(own)
+        best, least = torch.where(value < least, own, best), torch.minimum(value, least)
+    return best
 
 
 def _unlikelihood(r, used, scale, shrink, floor, is_complex):
