@@ -62,6 +62,7 @@ def settle(answer, refined=True):
         known[channel], lost[channel] = estimate.active[channel], False
     gains = torch.where(known, estimate.gains, float("nan"))
     keep = known & ~lost
+    keep = keep & (keep.sum(1) > 1)[:, None]
     covariance = torch.where(keep[..., :, None] & keep[..., None, :], estimate.covariance, 0)
     return torch.where(keep, gains, float("nan")), covariance, keep, lost
 

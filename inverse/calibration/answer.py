@@ -91,13 +91,21 @@ def finish(
         for channel in (known.any(1) & ~known[:, gauge]).nonzero()[:, 0].tolist():
             text = f"the reference sensor {problem.sensors[gauge]} has no answer, so that the scale is arbitrary"
             ambiguity[channel] = "; ".join(filter(None, [ambiguity[channel], text]))
+    for channel in (~known.any(1)).nonzero()[:, 0].tolist():
+        ambiguity[channel] = ambiguity[channel] or (
+            "no sensor has an answer: whatever the gains, signals explain the data, or noise does. Leave columns of A "
+            "out that nearly depend on others, or measure more"
+        )
     if C is not None:
         variance = torch.diagonal(C, dim1=-2, dim2=-1).real.clamp_min(0)
     std = torch.where(known, variance.nan_to_num(nan=float("inf")).sqrt(), float("inf"))
     x = None if signals is None else signals(torch.where(known, d, 0))
     if x is not None:
         for channel in (known.any(1) & torch.isnan(x.abs()).flatten(1).all(1)).nonzero()[:, 0].tolist():
+            seen = int(known[channel].sum()) * (problem.y.shape[1] if problem.model == "repeated" else 1)
             text = "the columns of A are dependent, so that signals are NaN. Leave columns out"
+            if seen < x.shape[-1]:
+                text = "the sensors with an answer are too few for the signals, which are NaN"
             ambiguity[channel] = "; ".join(filter(None, [ambiguity[channel], text]))
     # As many unknowns as data leave nothing to tell the noise from.
     exhausted = estimate.dof <= 0
@@ -105,7 +113,9 @@ def finish(
     if C is not None:
         C = C + torch.diag_embed(torch.where(exhausted, float("inf"), 0.0)[:, None].expand(-1, m).to(C.dtype))
     sigma = torch.where(exhausted, float("nan"), estimate.noise_variance.clamp_min(0).sqrt()) * problem.y_unit
-    chi2 = estimate.misfit * problem.y_unit**2 / estimate.dof.clamp_min(1)
+    # A product of floats overflows to infinity where their power raises.
+    unit = problem.y_unit * problem.y_unit
+    chi2 = estimate.misfit * unit / estimate.dof.clamp_min(1)
     chi2 = torch.where(exhausted, float("nan"), chi2) if problem.absolute else torch.full_like(chi2, float("nan"))
     real = torch.empty(0, dtype=problem.working).real.dtype
 
@@ -136,7 +146,7 @@ def finish(
         ambiguity_ratio=out(ratio),
         null_dimension=out(null),
         dof=out(estimate.dof),
-        eigenvalues=out(estimate.eigenvalues * problem.y_unit**2),
+        eigenvalues=out(estimate.eigenvalues * unit),
         gains_within_groups=out(d if within is None else within),
         signals=out(x),
         sensor_noise_std=out(None if sensor_noise is None else sensor_noise * problem.y_unit),

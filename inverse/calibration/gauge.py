@@ -6,6 +6,7 @@ Pitfalls  fixing a noisy sensor inside the solve would spread its noise; here a 
           others have more. Sensors without an answer are left out of every mean.
 """
 
+import numpy as np
 import torch
 
 from sciml.exceptions import InvalidInputError
@@ -43,7 +44,7 @@ def check_gauge(gauge, names):
     """
     if isinstance(gauge, (tuple, list)) and len(gauge) == 2 and gauge[0] == "reference":
         name = gauge[1]
-        if name in names:
+        if np.ndim(name) == 0 and name in names:
             return names.index(name)
         if isinstance(name, int) and not isinstance(name, bool) and -len(names) <= name < len(names):
             return name % len(names)

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from sciml.exceptions import IdentifiabilityError, InvalidInputError
@@ -107,8 +108,13 @@ def as_problem(y, A, *, model="auto", weights=None, sensors=None, noise_std=None
     check_option("model", model, MODELS)
     y, names, axes = _from_frame(y, sensors, model)
     is_operator = not _is_array(A)
-    arrays = (y, None if is_operator else A, None if isinstance(weights, str) else weights)
-    (y, dense, W), leave = enter(*arrays, names=("y", "A", "weights"), dtype=dtype, device=device, check_finite=False)
+    if y is None or A is None:
+        missing, what = ("y", "the data (p, m)") if y is None else ("A", "a matrix (m, n), (p, m, n), or an operator")
+        raise InvalidInputError(f"{missing} must be an array; got None. Pass {what}.")
+    arrays = (y, None if is_operator else A)
+    (y, dense, W), leave = enter(
+        *arrays, weights, names=("y", "A", "weights"), dtype=dtype, device=device, check_finite=False
+    )
     operator = A if is_operator else None
     operator_dtype = _dtype_of(operator)
     if operator_dtype is not None and operator_dtype.is_complex and not y.is_complex():
@@ -138,7 +144,7 @@ def as_problem(y, A, *, model="auto", weights=None, sensors=None, noise_std=None
     if len(names) != m or len(set(map(str, names))) != m:
         raise InvalidInputError(
             f"sensors must be {m} different names, one for each sensor; got {len(names)}, {len(set(map(str, names)))} "
-            "of them different. Rename the duplicates."
+            f"of them different. {'Rename the duplicates' if len(names) == m else f'Pass {m} names'}."
         )
     working = y.dtype
     y_unit = power_of_two(y)
@@ -156,11 +162,11 @@ def as_problem(y, A, *, model="auto", weights=None, sensors=None, noise_std=None
         A_unit = power_of_two(dense)
         if A_unit == 0:
             raise InvalidInputError("A must not be zero: no signal would reach a sensor; got zeros only. Check A.")
-        dense = dense.to(long) / A_unit
+        dense = dense.to(long) * (1 / A_unit)  # division of complex numbers squares the divisor
     if y_unit == 0:
         raise IdentifiabilityError("y must not be zero everywhere: there is nothing to calibrate with. Check the data.")
     scaled = y.to(long) if dense is not None else y
-    scaled = scaled if y_unit == 1 else scaled / y_unit
+    scaled = scaled if y_unit == 1 else scaled * (1 / y_unit)
     return Problem(
         y=scaled,
         A=dense,
@@ -236,7 +242,7 @@ def triangular_factor(y, start=None):
     Examples
     --------
     >>> import torch
-    >>> triangular_factor(torch.ones(1, 9, 1)).abs()
+    >>> triangular_factor(torch.ones(1, 9, 1)).abs().round(decimals=3)
     tensor([[[3.]]])
     """
     m = y.shape[-1]
@@ -269,7 +275,8 @@ def power_of_two(t):
     # The largest part of a complex number is near enough to its modulus, and needs no copy.
     low, high = (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).aminmax()
     top = max(-float(low), float(high))
-    return 2.0 ** math.floor(math.log2(top)) if top > 0 else 0.0
+    # Its inverse is finite, too.
+    return 2.0 ** max(math.floor(math.log2(top)), -1000) if top > 0 else 0.0
 
 
 def _is_array(A):
@@ -293,6 +300,9 @@ def _is_boolean(weights):
 def _from_frame(y, sensors, model):
     """Return the data with snapshots and sensors last, names of the sensors and of the leading axes."""
     names = None if sensors is None else list(sensors)
+    if isinstance(y, np.ma.MaskedArray):
+        # A mask is a flag, as NaN is; without this it would be lost.
+        return y.astype(np.result_type(y.dtype, np.float32)).filled(np.nan), names, None
     if not (type(y).__module__.startswith("xarray") and hasattr(y, "dims")):
         return y, names, None
     if "sensor" in y.dims and "snapshot" in y.dims:
@@ -327,6 +337,15 @@ def _matrices(A, model, batch, p, m):
     """Return A with the axes (b or 1, p or 1, m, n)."""
     want = "(m, n)" if model == "snapshots" else "(p, m, n)"
     lead = A.shape[:-2]
+    if A.shape[-1] == 0:
+        raise InvalidInputError(
+            f"A must have columns, one for each unknown of a signal; got shape {tuple(A.shape)}. Pass at least one."
+        )
+    if model == "covariance" and A.shape[-2:] != (m, m):
+        raise InvalidInputError(
+            f"A must be the model of the visibilities, of shape ({m}, {m}) as y; got {tuple(A.shape)}. Leave "
+            "other sensors out of it."
+        )
     if A.shape[-2] != m:
         raise InvalidInputError(
             f"A must have shape {want} with as many rows as y has sensors, {m}; got A of shape {tuple(A.shape)} for "
@@ -353,10 +372,14 @@ def _matrices(A, model, batch, p, m):
 
 def _from_noise(noise_std, W, y, p, m):
     (s,), _ = enter(noise_std, names=("noise_std",), device=None if y.device.type == "cpu" else str(y.device))
+    if s.is_complex():
+        raise InvalidInputError("noise_std must be real; got complex numbers. Pass the root of E|noise|^2.")
     if bool((s <= 0).any()):
         raise InvalidInputError(f"noise_std must be above 0; got {float(s.min()):g}. Leave it out if it is not known.")
-    if s.ndim > 2 or (s.ndim and s.shape[-1] not in (1, m)):
-        raise InvalidInputError(f"noise_std must be a number or of shape ({m},) or ({p}, {m}); got {tuple(s.shape)}.")
+    if s.ndim > 2 or (s.ndim and s.shape[-1] not in (1, m)) or (s.ndim == 2 and s.shape[0] not in (1, p)):
+        raise InvalidInputError(
+            f"noise_std must be a number or of shape ({m},) or ({p}, {m}); got {tuple(s.shape)}. Sensors come last."
+        )
     precision = (1 / s.square()).to(torch.float64).expand(p, m)
     return precision if W is None else W * precision
 
@@ -365,6 +388,10 @@ def _weights(W, flagged, batch, p, m):
     """Return weights (b or 1, p, m), or None where all are one."""
     if W is not None:
         if W.is_complex():
+            if bool((W.imag != 0).any()):
+                raise InvalidInputError(
+                    "weights must be real; got complex numbers. Pass inverse variances, 0 for a flag."
+                )
             W = W.real
         if bool((W < 0).any()) or not bool(torch.isfinite(W).all()):
             raise InvalidInputError(

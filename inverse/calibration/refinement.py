@@ -69,7 +69,7 @@ class Parametrisation:
     --------
     >>> import torch
     >>> constant = Parametrisation(d_basis=torch.ones(3, 1))
-    >>> constant.gains(constant.project(torch.tensor([[1.0, 2.0, 3.0]])))
+    >>> constant.gains(constant.project(torch.tensor([[1.0, 2.0, 3.0]]))).round(decimals=3)
     tensor([[2., 2., 2.]])
     """
 

@@ -99,6 +99,7 @@ class CalibrationResult(Result):
         InvalidInputError
             If `y` has another number of sensors.
         """
+        y = _sensors_last(y)
         (Y, s), leave = enter(y, _plain(self.gains), names=("y", "gains"), check_finite=False)
         m = s.shape[-1]
         if Y.ndim < 1 or Y.shape[-1] != m:
@@ -146,8 +147,19 @@ class CalibrationResult(Result):
         ----------
         y : array, shape (..., p, m)
             The data that were calibrated.
+
+        Raises
+        ------
+        InvalidInputError
+            If `y` has another shape than the prediction, or there is none; see `predict`.
         """
-        return y - self.predict()
+        y, predicted = _sensors_last(y), self.predict()
+        if np.shape(y) != tuple(predicted.shape):
+            raise InvalidInputError(
+                f"y must have the shape of the data that were calibrated, {tuple(predicted.shape)}; got {np.shape(y)}. "
+                "Pass these data."
+            )
+        return y - predicted
 
     def summary(self):
         """Return what there is to know, in a few lines: a str."""
@@ -203,4 +215,14 @@ def _plain(value):
 
 def _short(value):
     value = np.asarray(_plain(value), dtype=float)
-    return f"{float(value):.3g}" if value.ndim == 0 else f"{np.nanmin(value):.3g} to {np.nanmax(value):.3g}"
+    known = value[~np.isnan(value)]
+    if value.ndim == 0 or not known.size:
+        return f"{float(value):.3g}" if value.ndim == 0 else "nan"
+    return f"{known.min():.3g} to {known.max():.3g}"
+
+
+def _sensors_last(y):
+    """Return named data with snapshots and sensors as the last axes, other data as they are."""
+    if hasattr(y, "dims") and hasattr(y, "transpose") and "sensor" in y.dims:
+        return y.transpose(..., *[name for name in ("snapshot", "sensor") if name in y.dims])
+    return y

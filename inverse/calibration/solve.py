@@ -9,8 +9,10 @@ Pitfalls  gains and signals are known up to one common factor, chosen by `gauge`
 
 from __future__ import annotations
 
+import torch
+
 from sciml._config import resolve
-from sciml.exceptions import InvalidInputError
+from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.inverse.calibration.call import METHODS, Call, as_prior
 from sciml.inverse.calibration.dense_route import solve_dense
 from sciml.inverse.calibration.gauge import check_gauge
@@ -85,9 +87,9 @@ def self_calibrate(
     refine : bool
         Whether to go on to maximum likelihood; True by default.
     method : str
-        "auto", the default: "chain", and where residuals do not look like noise, the model holding only nearly, gains
-        shrunk towards `prior` (or one), the reason being told; "matrix-free" for large operators. "chain":
-        eigenproblem, reweighting, maximum likelihood. "eigenvector": without the reweighting. "signal": the
+        "auto", the default: "chain", and where residuals do not look like white noise, a noise for each sensor or, the
+        model holding only nearly, gains shrunk towards one, the reason being told; "matrix-free" for large operators.
+        "chain": eigenproblem, reweighting, maximum likelihood. "eigenvector": without the reweighting. "signal": the
         eigenproblem normalised by the energy of the data, for model errors in proportion to the signal.
         "least-squares", "spectral": the published methods (with ``refine=False`` as published). "matrix-free": products
         only.
@@ -180,6 +182,10 @@ def self_calibrate(
             "Leave one out."
         )
     tol, max_iter = check_number("tol", tol, low=0), check_number("max_iter", max_iter, low=0, integer=True)
+    if callback is not None and not callable(callback):
+        raise InvalidTypeError(
+            f"callback must be a function of (n_iter, step), or None; got {type(callback).__name__}. Pass a function."
+        )
     asked = on_failure
     on_failure = resolve("on_failure", on_failure)
     problem = as_problem(
@@ -211,6 +217,8 @@ def self_calibrate(
         found = solve_operator(call)
         if found is not None:
             return found
+        if not bool(torch.isfinite(call.problem.A.abs()).all()):
+            raise InvalidInputError("A must be finite; some products of the operator are not. Correct it.")
     elif problem.y.shape[-1] > DENSE_SENSORS or method == "matrix-free":
         call.problem.operator = (problem.A[0, 0] if problem.A.shape[1] == 1 else problem.A[0]) * problem.A_unit
         return solve_products(call)

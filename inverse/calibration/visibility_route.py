@@ -43,7 +43,10 @@ def solve_covariance(call):
     V, M = problem.y * problem.y_unit, problem.A[:, 0] * problem.A_unit
     for name, value in (("s_basis", call.s_basis), ("d_basis", call.d_basis), ("prior", call.prior)):
         if value is not None:
-            raise InvalidInputError(f"{name} must be None for model='covariance'; got {value!r}. Leave it out.")
+            raise InvalidInputError(f"{name} must be None for model='covariance'; got one. Leave it out.")
+    for name, value, usual in (("method", call.method, ("auto", "chain")), ("noise", call.noise, ("white",))):
+        if value not in usual:
+            raise InvalidInputError(f"{name} must be {usual[0]!r} for model='covariance'; got {value!r}. Leave it out.")
     estimate = solve_visibilities(
         V,
         M,

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse.linalg import aslinearoperator
 
-from sciml.exceptions import AmbiguityWarning, IdentifiabilityError, InvalidInputError
+from sciml.exceptions import AmbiguityWarning, IdentifiabilityError, InvalidInputError, InvalidTypeError
 from sciml.inverse.calibration import self_calibrate
 from sciml.inverse.calibration.problem import as_problem, build_elimination, power_of_two, triangular_factor
 from tests.inverse.calibration.simulated import error, normal, simulate
@@ -60,6 +61,27 @@ REFUSED = [
     ("unknown reference", {"gauge": ("reference", "north")}, "gauge must name one of the 5 sensors.*north"),
     ("negative tol", {"tol": -1.0}, "tol"),
     ("fractional max_iter", {"max_iter": 1.5}, "max_iter"),
+    ("no data at all", {"y": None}, "y must be an array; got None"),
+    ("no matrix at all", {"A": None}, "A must be an array; got None"),
+    ("no columns", {"A": np.ones((M, 0))}, r"A must have columns.*\(5, 0\)"),
+    ("words for weights", {"weights": "natural"}, "weights must hold numbers"),
+    ("complex weights", {"weights": np.ones(M) * 1j}, "weights must be real"),
+    ("complex noise", {"noise_std": 1j}, "noise_std must be real"),
+    ("noise of other snapshots", {"noise_std": np.ones((P - 1, M))}, r"noise_std must be.*\(6, 5\); got \(5, 5\)"),
+    ("names too few", {"sensors": list("abcd")}, "Pass 5 names"),
+    ("an array for a reference", {"gauge": ("reference", np.arange(2))}, "gauge must name one of the 5 sensors"),
+    ("an operator of NaN", {"A": aslinearoperator(np.full((M, N), np.nan))}, "A must be finite"),
+    ("a covariance of others", {"y": np.eye(4), "A": np.eye(3), "model": "covariance"}, r"\(4, 4\) as y; got \(3, 3\)"),
+    (
+        "a method for a covariance",
+        {"y": np.eye(4), "A": np.eye(4), "model": "covariance", "method": "spectral"},
+        "method",
+    ),
+    (
+        "sensor noise of a covariance",
+        {"y": np.eye(4), "A": np.eye(4), "model": "covariance", "noise": "per-sensor"},
+        "noise",
+    ),
 ]
 
 
@@ -168,3 +190,27 @@ def test_booleans_are_flags_and_numbers_are_inverse_variances(rng):
     assert as_problem(y, A, weights=np.ones(M)).absolute
     assert as_problem(y, A, noise_std=2.0).absolute
     assert_allclose(as_problem(y, A, weights=3.0 * np.ones(M), noise_std=2.0).W.numpy(), 0.75)
+
+
+def test_a_callback_that_cannot_be_called_is_refused():
+    with pytest.raises(InvalidTypeError, match="callback must be a function.*int"):
+        self_calibrate(**good(), callback=3)
+
+
+def test_masks_are_flags(rng):
+    y, A = normal(rng, 20, M), normal(rng, M, N)
+    mask = rng.random(y.shape) < 0.1
+    found = self_calibrate(np.ma.masked_array(y, mask), A)
+    assert_array_equal(found.gains, self_calibrate(np.where(mask, np.nan, y), A).gains)
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("unit", [2.0**1000, 2.0**-900])
+def test_units_near_the_limits_of_numbers(rng, unit, is_complex):
+    sim = simulate(rng, "snapshots", M, N, 20, snr=30, is_complex=is_complex)
+    want = self_calibrate(sim.y, sim.A)
+    found = self_calibrate(unit * sim.y, sim.A)
+    assert_array_equal(found.gains, want.gains)
+    assert_array_equal(found.signals, unit * want.signals)
+    assert found.noise_std == unit * want.noise_std
+    assert_array_equal(self_calibrate(sim.y, unit * sim.A).gains, want.gains)

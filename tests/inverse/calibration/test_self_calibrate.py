@@ -8,7 +8,13 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 import sciml
-from sciml.exceptions import AmbiguityWarning, ConvergenceError, ConvergenceWarning, IdentifiabilityError
+from sciml.exceptions import (
+    AmbiguityWarning,
+    ConvergenceError,
+    ConvergenceWarning,
+    IdentifiabilityError,
+    InvalidInputError,
+)
 from sciml.inverse.calibration import CalibrationResult, crb, self_calibrate
 from sciml.iterate import Status
 from tests.inverse.calibration.simulated import aligned, error, misfit, normal, simulate
@@ -611,3 +617,51 @@ def test_operators_and_matrices_agree(rng):
     assert error(self_calibrate(sim.y, aslinearoperator(sim.A)).gains, res.gains) < 1e-9
     diverse = simulate(rng, "diverse", 12, 3, 8, snr=20)
     assert error(self_calibrate(diverse.y, [aslinearoperator(a) for a in diverse.A]).gains, run(diverse).gains) < 1e-9
+
+
+def test_nothing_known_is_told():
+    with pytest.warns(AmbiguityWarning, match="no sensor has an answer"):
+        found = self_calibrate(np.ones((5, 1)), np.ones((1, 1)))
+    assert np.isnan(found.gains).all()
+    assert found.unidentified == [0]
+
+
+def test_channels_are_summed_up_without_warnings(rng):
+    sim = simulate(rng, "snapshots", 8, 3, 12, snr=30)
+    text = self_calibrate(np.stack([sim.y, 2 * sim.y]), sim.A).summary()
+    assert "reduced chi2 nan" in text
+    assert "16 of 16 identified" in text
+
+
+def test_named_data_may_have_any_order_of_axes(rng):
+    import xarray as xr
+
+    sim = simulate(rng, "snapshots", 8, 3, 12, snr=30)
+    y = xr.DataArray(sim.y, dims=("snapshot", "sensor"))
+    found = self_calibrate(y.T, sim.A)
+    assert_array_equal(found.calibrate(y.T).transpose("snapshot", "sensor"), found.calibrate(y))
+    assert_array_equal(found.residuals(y.T), found.residuals(y))
+    with pytest.raises(InvalidInputError, match=r"y must have the shape.*\(12, 8\); got \(5, 8\)"):
+        found.residuals(sim.y[:5])
+
+
+def test_one_sensor_that_is_left_is_no_answer(rng):
+    from sciml.inverse.calibration.ambiguity import settle
+    from sciml.inverse.calibration.chain import Chain, solve_chain
+    from sciml.inverse.calibration.problem import as_problem, build_elimination
+
+    sim = simulate(rng, "diverse", 8, 2, 4, snr=30)
+    answer = solve_chain(build_elimination(as_problem(sim.y, sim.A)), Chain())
+    assert bool(settle(answer)[2].all())
+    for left in (1, 2):
+        wide = torch.full((8,), 1e3, dtype=torch.complex128)
+        wide[:left] = 1e-3
+        answer.estimate.covariance = torch.diag(wide)[None]
+        assert int(settle(answer)[2].sum()) == (0 if left == 1 else left)
+
+
+def test_few_sensors_with_an_answer_are_no_dependent_columns(rng):
+    A = np.kron(np.eye(3), np.ones((2, 1)))
+    found = self_calibrate(rng.standard_normal((9, 3)) @ A.T, A, on_failure="ignore")
+    assert "the sensors with an answer are too few for the signals" in found.ambiguity
+    assert "dependent" not in found.ambiguity
