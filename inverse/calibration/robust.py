@@ -136,7 +136,8 @@ def per_sensor_chain(problem, options, rounds=8):
     >>> from sciml.inverse.calibration.problem import as_problem
     >>> rng = np.random.default_rng(0)
     >>> y = rng.standard_normal((500, 1)) * np.ones(5) + [0.1, 0.1, 0.1, 0.1, 0.5] * rng.standard_normal((500, 5))
-    >>> per_sensor_chain(as_problem(y, np.ones((5, 1))), Chain())[2].round(decimals=1)
+    >>> problem = as_problem(y, np.ones((5, 1)))
+    >>> (per_sensor_chain(problem, Chain())[2] * problem.y_unit).round(decimals=1)
     tensor([[0.1000, 0.1000, 0.1000, 0.1000, 0.5000]], dtype=torch.float64)
     """
     elimination = build_elimination(problem)

@@ -70,7 +70,7 @@ def spectral_start(M, N, active, n_pairs=3, basis=None):
     root = torch.where(active, N, 1.0).sqrt()
     B = M / root[..., :, None] / root[..., None, :]
     # Sensors that do not take part are moved to the far end of the spectrum.
-    out = torch.where(active, 0.0, 2 * torch.linalg.matrix_norm(B, ord="fro")[..., None] + 1)
+    out = torch.where(active, 0.0, 2 * torch.linalg.vector_norm(B, dim=(-2, -1))[..., None] + 1)
     B = torch.where((active[..., :, None] & active[..., None, :]), B, 0) + torch.diag_embed(out.to(B.dtype))
     n_pairs = min(n_pairs, int(active.sum(1).min())) if len(active) else n_pairs
     lam, V = smallest_pairs(hermitian(B), max(n_pairs, 1))
