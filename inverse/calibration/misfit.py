@@ -30,6 +30,7 @@ References
     variance component estimation, 1977 (restricted likelihood).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -361,7 +362,7 @@ def shrunk_gains(elimination, d, centre, y, supported) -> Shrunk:
     """
     # A supported mean is a start in the right basin; likelihood would prefer basins that fit the misfit.
     starts = [centre] if supported else [d, _signal_start(elimination), centre]
-    best = None
+    tried = []
     for start in starts:
         start = torch.where(elimination.active & (start == 0), centre, start)
         for proportional in (True, False):
@@ -374,9 +375,8 @@ def shrunk_gains(elimination, d, centre, y, supported) -> Shrunk:
                 # Arbitrary phases pass for a wide spread, which leads to the right ones; moduli may then be closer.
                 found = shrink(elimination, found.d[None], centre, free_phases=True, **options)
             value = _restricted_likelihood(elimination, found.d[None], found.sensor_weights)
-            if best is None or value > best[0]:
-                best = (value, found)
-    return best[1]
+            tried.append((value if math.isfinite(value) else -math.inf, found))
+    return max(tried, key=lambda pair: pair[0])[1]
 
 
 def _signal_start(elimination):
