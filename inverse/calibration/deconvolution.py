@@ -291,6 +291,13 @@ def _enough(counts):
 def _shapes(Y, C, signal_shape, model):
     """Return the model, the axes of what is received and those of a signal."""
     check_option("model", model, ("auto", "diverse", "repeated", "snapshots"))
+    for name, value in (("y", Y), ("codes", C)):
+        if value is None:
+            raise InvalidInputError(
+                f"{name} must be an array; got None. Pass what was {'received' if name == 'y' else 'sent'}."
+            )
+    if not bool((C != 0).any()):
+        raise InvalidInputError("codes must not be zero: nothing would be sent; got zeros only. Check them.")
     if signal_shape is None:
         count = C.ndim if model == "snapshots" or C.ndim == 1 else C.ndim - 1
     else:

@@ -376,6 +376,11 @@ class SelfCalibrator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _data(self, X, reset, missing=False):
         """Return snapshots as an array of floats or complex numbers."""
+        if np.ma.is_masked(X):
+            raise InvalidInputError(
+                f"X must hold no masked entries; got {np.ma.count_masked(X)}. Flags of single entries need the "
+                "snapshots themselves: pass them to self_calibrate, or leave these snapshots out."
+            )
         if "complex" in str(X.dtype if hasattr(X, "dtype") else np.asarray(X).dtype):
             validate_data(self, X, reset=reset, skip_check_array=True)
             X = np.asarray(X)

@@ -57,9 +57,11 @@ def solve_products(call):
         ("loss", call.loss, "gaussian"),
         ("noise", call.noise, "white"),
     ):
-        if value is not wanted and value != wanted:
+        # Arrays are not compared entry by entry.
+        if value is not wanted and not (isinstance(value, str) and value == wanted):
+            got = value if isinstance(value, str) else "one"
             raise InvalidInputError(
-                f"{name} must be left at its default for matrix-free problems; got {value!r}. Pass A as an array with "
+                f"{name} must be left at its default for matrix-free problems; got {got}. Pass A as an array with "
                 f"at most {DENSE_SENSORS} sensors."
             )
     b, p, m = problem.y.shape

@@ -172,6 +172,9 @@ def crb(d, x, A, sigma):
     """
     from sciml.inverse.calibration.elimination import Diverse, Joint
 
+    for name, value in (("d", d), ("x", x), ("A", A), ("sigma", sigma)):
+        if value is None:
+            raise InvalidInputError(f"{name} must be an array or a number; got None. Pass the true one.")
     (d, x, A, s), leave = enter(d, x, A, sigma, names=("d", "x", "A", "sigma"), check_finite=False)
     for name, value in (("d", d), ("x", x), ("A", A)):
         if not bool(torch.isfinite(value.abs()).all()):

@@ -354,3 +354,17 @@ def test_result_is_saved_and_loaded(tmp_path):
     assert_allclose(again.kernel, found.kernel)
     assert again.axes_count == 2
     assert found.calibration.model == "diverse"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"y": None}, "y must be an array"),
+        ({"codes": None}, "codes must be"),
+        ({"codes": np.zeros((3, 32))}, "not be zero"),
+    ],
+)
+def test_nothing_received_or_sent_is_refused(change, text):
+    y, codes, *_ = problem("diverse", 3, (32,), (8,), (4,))
+    with pytest.raises(InvalidInputError, match=text):
+        blind_deconvolve(**{"y": y, "codes": codes, "signal_shape": 8, "kernel_size": 4, **change})

@@ -216,6 +216,8 @@ def test_bad_input_is_named(rng):
     with pytest.raises(InvalidInputError, match=r"entry at \(3, 2\) is \(nan.*self_calibrate"):
         SelfCalibrator(A).fit(Y + 0j)
     Y[3, 2] = 0
+    with pytest.raises(InvalidInputError, match="X must hold no masked entries; got 1"):
+        SelfCalibrator(A).fit(np.ma.masked_array(Y, Y == 0))
     with pytest.raises(InvalidInputError, match=r"A must have shape \(4, n\).*got \(5, 2\)"):
         SelfCalibrator(A).fit(Y[:, :4])
     with pytest.raises(ValueError, match="expecting 5 features"):

@@ -214,3 +214,12 @@ def test_units_near_the_limits_of_numbers(rng, unit, is_complex):
     assert_array_equal(found.signals, unit * want.signals)
     assert found.noise_std == unit * want.noise_std
     assert_array_equal(self_calibrate(sim.y, unit * sim.A).gains, want.gains)
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [({"d_basis": np.eye(M)[:, :2]}, "d_basis"), ({"prior": np.ones(M)}, "prior"), ({"loss": "student-t"}, "loss")],
+)
+def test_what_products_cannot_do_is_refused(more, name):
+    with pytest.raises(InvalidInputError, match=f"{name} must be left at its default for matrix-free problems; got"):
+        self_calibrate(**good(), method="matrix-free", **more)

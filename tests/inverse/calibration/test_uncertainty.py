@@ -143,3 +143,8 @@ def test_directions_of_noise_only_have_no_answer():
     found = without_noise(C, noise)[0].diagonal()
     assert float(found[1]) > 1e5
     assert_allclose(found[[0, 2]].numpy(), [1 / 0.81, 1 / 0.64], rtol=1e-6)
+
+
+def test_a_bound_of_nothing_is_refused():
+    with pytest.raises(InvalidInputError, match="d must be an array or a number; got None"):
+        crb(None, np.ones((2, 1)), np.ones((3, 1)), 1.0)
