@@ -36,7 +36,7 @@ def test_outliers_cost_little(rng, share, n):
 @pytest.mark.parametrize("model", ["diverse", "snapshots"])
 def test_without_outliers_the_price_is_small(rng, model, is_complex):
     ratio = []
-    for _ in range(3):
+    for _ in range(2):
         sim = simulate(rng, model, 16, 4, 16, snr=25, is_complex=is_complex, gains="near one")
         robust = self_calibrate(sim.y, sim.A, model=model, loss="student-t")
         plain = self_calibrate(sim.y, sim.A, model=model)
