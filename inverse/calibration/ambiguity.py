@@ -10,6 +10,8 @@ import math
 
 import torch
 
+_POOR = 0.25  # standard deviation over the size of the gains from which a small ratio of eigenvalues is believed
+
 __all__ = ["describe_ambiguity", "phase_ramp", "ranges", "settle"]
 
 
@@ -104,7 +106,12 @@ def describe_ambiguity(answer, known, lost, names, channel):
         )
     null, ratio = int(answer.null_dimension[channel]), float(answer.ratio[channel])
     undetermined = lost[channel].nonzero()[:, 0].tolist()
-    if null <= 1 and not undetermined:
+    variance = torch.diagonal(answer.estimate.covariance[channel]).real
+    gains = torch.where(known[channel], answer.estimate.gains[channel], 0)
+    typical = gains.abs().square().sum() / known[channel].sum().clamp_min(1)
+    # A small ratio alone may be the noise of few data; gains that are well determined say so.
+    poor = bool((known[channel] & ~(variance <= _POOR**2 * typical)).any()) or not bool(known[channel].any())
+    if not undetermined and (null <= 1 or not poor):
         return ""
     told = f"the two smallest eigenvalues have the ratio {ratio:.3g}: {null} directions fit the data about as well"
     if null <= 1:

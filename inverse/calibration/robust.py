@@ -44,6 +44,7 @@ _SCREENS = (
     (1.0, 2, False),
 )
 _RANDOM = 16  # further starts with a quarter of the entries hidden at random
+_WHOLE = 4  # rounds of weights from one whole solution to the next
 _FLOOR = 1e-3  # of the median variance of a sensor: no sensor may claim to be exact
 
 
@@ -144,9 +145,9 @@ def per_sensor_chain(problem, options, rounds=8):
     given = options.sensor_weights
     weights, std = given, None
     answer = solve_chain(elimination, options)
-    for _ in range(rounds):
+    d = _usable(answer.estimate.gains)
+    for number in range(1, rounds + 1):
         active = answer.estimate.active
-        d = _usable(answer.estimate.gains)
         part = elimination.restrict(active)
         power, freedom = part.residual_powers(d, weights)
         own = power / (1 if weights is None else torch.where(weights > 0, weights, 1))
@@ -157,7 +158,13 @@ def per_sensor_chain(problem, options, rounds=8):
         std = variance.sqrt()
         weights = (typical / variance).nan_to_num(0.0).clamp(1e-6, 1 / _FLOOR)
         weights = weights if given is None else weights * given
-        answer = solve_chain(elimination, replace(options, sensor_weights=weights))
+        weighed = replace(options, sensor_weights=weights)
+        if number % _WHOLE == 0 or number == rounds or not options.refine:
+            answer = solve_chain(elimination, weighed)
+            d = _usable(answer.estimate.gains)
+        else:
+            # Between whole solutions the gains only follow the weights.
+            d = refine(part, d, parameters=options.parameters, sensor_weights=weights, tol=1e-5, max_iter=20).d
     answer.estimate.method += ", noise of each sensor"
     answer.estimate.noise_variance = variance.nanmean(dim=1)
     return answer, elimination, std

@@ -9,6 +9,7 @@ Pitfalls  gains and signals are known up to one common factor, chosen by `gauge`
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from sciml._config import resolve
@@ -176,6 +177,20 @@ def self_calibrate(
     check_option("method", method, METHODS)
     check_option("noise", noise, ("white", "per-sensor"))
     check_option("loss", loss, ("gaussian", "student-t"))
+    if loss == "student-t" and noise == "per-sensor":
+        raise InvalidInputError(
+            "noise must be 'white' with loss='student-t'; got 'per-sensor'. Give known variances by weights, or "
+            "leave the loss as it is."
+        )
+    if not isinstance(refine, (bool, np.bool_)):
+        raise InvalidInputError(f"refine must be True or False; got {refine!r}.")
+    if w is not None and method not in ("least-squares", "spectral"):
+        raise InvalidInputError(
+            f"w must be None but for method='least-squares'; got one with method={method!r}. For knowledge of the "
+            "gains pass prior."
+        )
+    if n_samples is not None and model != "covariance":
+        raise InvalidInputError(f"n_samples must be None but for model='covariance'; got it with model={model!r}.")
     if s_basis is not None and d_basis is not None:
         raise InvalidInputError(
             "s_basis and d_basis must not be given together: the gains or their inverses lie in a subspace; got both. "

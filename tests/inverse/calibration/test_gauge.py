@@ -124,3 +124,12 @@ def test_names_of_gauges():
     for bad, word in ((("reference", "north"), "north"), (("reference", 3), "3"), ("unit", "unit"), (5, "gauge")):
         with pytest.raises(InvalidInputError, match=word):
             check_gauge(bad, names)
+
+
+def test_phases_on_both_sides_of_the_cut_have_their_mean_there():
+    d = np.exp(1j * np.array([3.0, -3.0, 3.1, -2.9, 3.05]))
+    found = gauged("mean-phase", d)
+    found = np.asarray(found[0] if isinstance(found, tuple) else found).ravel()
+    # Deviations from pi: -0.1416, 0.1416, -0.0416, 0.2416, -0.0916, whose mean is 0.0217.
+    deviations = np.array([3.0 - np.pi, np.pi - 3.0, 3.1 - np.pi, np.pi - 2.9, 3.05 - np.pi])
+    assert_allclose(np.angle(found), deviations - deviations.mean(), rtol=0, atol=1e-12)

@@ -223,3 +223,17 @@ def test_units_near_the_limits_of_numbers(rng, unit, is_complex):
 def test_what_products_cannot_do_is_refused(more, name):
     with pytest.raises(InvalidInputError, match=f"{name} must be left at its default for matrix-free problems; got"):
         self_calibrate(**good(), method="matrix-free", **more)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"refine": "no"}, "refine must be True or False; got 'no'"),
+        ({"loss": "student-t", "noise": "per-sensor"}, "noise must be 'white' with loss='student-t'"),
+        ({"w": np.ones(6)}, "w must be None but for method='least-squares'; got one with method='auto'"),
+        ({"n_samples": 9}, "n_samples must be None but for model='covariance'; got it with model='auto'"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(rng, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        self_calibrate(rng.standard_normal((9, 6)), rng.standard_normal((6, 2)), **options)
