@@ -20,8 +20,9 @@ help:           ## list the targets
 demo: $(VENV)/.installed-io         ## solve the demonstration problems into demo_output/
 	$(PY) gallery/demo.py
 
+# One thread a worker: the workers share the cores already, and threads beyond them only wait for one another.
 test: $(VENV)/.installed-test       ## run the tests
-	$(PY) -m pytest -q $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -q $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev        ## check style, spelling and types
 	$(PY) -m ruff check .

@@ -112,7 +112,8 @@ def finish(
     std = torch.where(exhausted[:, None], float("inf"), std)
     if C is not None:
         C = C + torch.diag_embed(torch.where(exhausted, float("inf"), 0.0)[:, None].expand(-1, m).to(C.dtype))
-    sigma = torch.where(exhausted, float("nan"), estimate.noise_variance.clamp_min(0).sqrt()) * problem.y_unit
+    sigma = torch.where(exhausted, float("nan"), estimate.noise_variance.clamp_min(0).sqrt())
+    sigma = sigma * (problem.y_unit * problem.noise_unit)
     # A product of floats overflows to infinity where their power raises.
     unit = problem.y_unit * problem.y_unit
     chi2 = estimate.misfit * unit / estimate.dof.clamp_min(1)
@@ -149,7 +150,7 @@ def finish(
         eigenvalues=out(estimate.eigenvalues * unit),
         gains_within_groups=out(d if within is None else within),
         signals=out(x),
-        sensor_noise_std=out(None if sensor_noise is None else sensor_noise * problem.y_unit),
+        sensor_noise_std=out(None if sensor_noise is None else sensor_noise * (problem.y_unit * problem.noise_unit)),
         model=problem.model,
         method=estimate.method,
         reason=reason,

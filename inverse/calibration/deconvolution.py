@@ -235,7 +235,6 @@ def blind_deconvolve(
     answer = {name: getattr(found, name) for name in ("status", "n_iter", "history", "noise_std", "chi2_reduced")}
     if noise_std is not None:
         noise_std = check_number("noise_std", noise_std, low=0, inclusive="neither")
-        answer["noise_std"] = answer["noise_std"] * noise_std  # it came in units of what was known
     if few and not dense:
         repeated, known = model == "repeated", {"W": W, "noise_std": noise_std}
         stop = {"tol": max(tol, 1e-8), "max_iter": max_iter if refine else 0, "callback": callback}

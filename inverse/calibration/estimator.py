@@ -62,7 +62,7 @@ class SelfCalibrator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     gains_std_ : ndarray, shape (m,)
         Their standard deviations; infinite where unidentified.
     noise_std_ : float
-        Estimate of the standard deviation of the noise, units of the data; with `noise_std`, a factor on it.
+        Estimate of the standard deviation of the noise, units of the data; a factor on `noise_std` if that is an array.
     result_ : CalibrationResult
         All that is known, but no signals.
     n_samples_seen_ : int

@@ -60,6 +60,8 @@ class Problem:
         Of the data, in which answers are given.
     count : float or None
         Number of snapshots that `y` stands for, where it is their triangular factor; None (the default): its rows.
+    noise_unit : float
+        What one stands for where the noise was given as a number, so that its estimate comes in the units of the data.
     """
 
     y: torch.Tensor
@@ -78,6 +80,7 @@ class Problem:
     working: torch.dtype
     coords: dict = field(default_factory=dict)
     count: float | None = None
+    noise_unit: float = 1.0
 
     @property
     def n(self):
@@ -182,6 +185,7 @@ def as_problem(y, A, *, model="auto", weights=None, sensors=None, noise_std=None
         absolute=absolute,
         is_complex=y.is_complex(),
         working=working,
+        noise_unit=float(noise_std) if noise_std is not None and np.ndim(noise_std) == 0 else 1.0,
     )
 
 

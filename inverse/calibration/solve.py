@@ -99,6 +99,7 @@ def self_calibrate(
     noise_std : number or array (m,) or (p, m), or None
         Standard deviation of the noise, units of the data, :math:`E|\varepsilon|^2 = \sigma^2`. None, the default:
         unknown, and estimated. Together with `weights` both count.
+        The `noise_std` of the result is in units of the data if a number came, else a factor on what came.
     loss : {"gaussian", "student-t"}
         "student-t", with two degrees of freedom, withstands outliers at a cost of some ten percent in error.
     w : array, shape (m,), or None

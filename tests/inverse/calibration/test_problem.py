@@ -237,3 +237,13 @@ def test_what_products_cannot_do_is_refused(more, name):
 def test_what_would_be_ignored_is_refused(rng, options, message):
     with pytest.raises(InvalidInputError, match=message):
         self_calibrate(rng.standard_normal((9, 6)), rng.standard_normal((6, 2)), **options)
+
+
+def test_the_noise_found_is_in_the_units_of_the_noise_given(rng):
+    sim = simulate(rng, "snapshots", 8, 2, 200, snr=20)
+    unknown = self_calibrate(sim.y, sim.A)
+    known = self_calibrate(sim.y, sim.A, noise_std=3 * sim.sigma)
+    assert_allclose(known.noise_std, unknown.noise_std, rtol=1e-10)
+    assert_allclose(known.chi2_reduced, (unknown.noise_std / (3 * sim.sigma)) ** 2, rtol=1e-10)
+    each = self_calibrate(sim.y, sim.A, noise_std=np.full(8, 3 * sim.sigma))
+    assert_allclose(each.noise_std, unknown.noise_std / (3 * sim.sigma), rtol=1e-10)

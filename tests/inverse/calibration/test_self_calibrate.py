@@ -75,7 +75,7 @@ def test_error_reaches_the_bound_and_is_as_large_as_stated(rng, model, m, n, p, 
         inside.append(np.mean(z < (np.sqrt(-np.log(0.05)) if is_complex else 1.96)))
         squares.append(np.mean(z**2))
         chi2.append(res.chi2_reduced)
-        assert_allclose(res.noise_std**2 * 1, res.chi2_reduced, rtol=1e-6)
+        assert_allclose((res.noise_std / sim.sigma) ** 2, res.chi2_reduced, rtol=1e-6)
     total = np.array(ratios).sum(0)
     # 8 runs of 31 gains each leave 5 (complex) to 10 percent of scatter in the mean square.
     assert np.sqrt(total[0] / total[1]) < (1.12 if is_complex else 1.18)
