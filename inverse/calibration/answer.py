@@ -4,7 +4,6 @@ import math
 
 import torch
 
-from sciml.inverse.calibration.ambiguity import ranges
 from sciml.inverse.calibration.gauge import apply_gauge
 from sciml.inverse.calibration.result import CalibrationResult
 from sciml.iterate import Status
@@ -179,12 +178,6 @@ def status_of(converged, stopped):
     if stopped:
         return Status.STOPPED
     return Status.CONVERGED if bool(converged.all()) else Status.MAX_ITER
-
-
-def missing_text(known, names):
-    """Return unidentified sensors in words, "" for none; known is (m,)."""
-    lost = (~known).nonzero()[:, 0].tolist()
-    return ranges(lost, names) if lost else ""
 
 
 def _both(known):
