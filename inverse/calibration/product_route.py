@@ -49,6 +49,7 @@ def solve_operator(call):
 
 
 def solve_products(call):
+    """Solve channel by channel by products only; name groups of sensors where a second eigenvalue shows them."""
     problem = call.problem
     for name, value, wanted in (
         ("s_basis", call.s_basis, None),
