@@ -273,3 +273,26 @@ def test_plot_finds_plotting_beside_the_class(monkeypatch):
 
 def test_only_classes_made_by_subclassing_are_known():
     assert results._CLASSES[f"{__name__}:Mean"] is Mean
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Batched(Result):
+    """Arrays with any leading axes."""
+
+    level: Any = array("...", help="a number for each channel")
+    gains: np.ndarray = array("...", "sensor", help="gains")
+
+
+def test_leading_axes_are_any_number_and_none_is_a_python_number(tmp_path):
+    one = Batched(level=np.array(0.5), gains=np.ones(3))
+    assert type(one.level) is float
+    assert one.to_xarray()["level"].dims == ()
+    many = Batched(level=np.zeros((2, 4)), gains=np.ones((2, 4, 3)))
+    assert many.to_xarray()["gains"].dims == ("batch_0", "batch_1", "sensor")
+    assert many.to_xarray()["level"].dims == ("batch_0", "batch_1")
+    again = load(one.save(tmp_path / "one.npz"))
+    assert type(again.level) is float
+    assert again.level == 0.5
+    assert load(many.save(tmp_path / "many.npz")).gains.shape == (2, 4, 3)
+    with pytest.raises(InvalidInputError, match=r"gains of Batched must have the axes \('...', 'sensor'\)"):
+        Batched(level=0.5, gains=np.float64(1.0))
