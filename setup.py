@@ -6,4 +6,8 @@ FOLDERS = {"sciml": "sciml", "sciml.solvers": "solvers", "sciml.inverse": "inver
 packages = set(FOLDERS)
 for name, folder in FOLDERS.items():
     packages |= {f"{name}.{sub}" for sub in find_packages(folder)}
-setup(packages=sorted(packages), package_dir=FOLDERS, package_data={"sciml": ["py.typed"]})
+setup(
+    packages=sorted(packages),
+    package_dir=FOLDERS,
+    package_data={"sciml": ["py.typed"], "sciml.datasets": ["penguins.csv"]},
+)

@@ -22,8 +22,9 @@ for name in names:
     file = Path(importlib.import_module(name).__file__).resolve()
     if not file.is_relative_to(site):
         sys.exit(f"{name} came from {file}, not from the wheel")
-if not (site / "sciml" / "py.typed").is_file():
-    sys.exit("py.typed is missing from the wheel")
+for file in ("py.typed", "datasets/penguins.csv"):
+    if not (site / "sciml" / file).is_file():
+        sys.exit(f"{file} is missing from the wheel")
 for short in ("solvers", "inverse", "stats"):
     try:
         importlib.import_module(short)

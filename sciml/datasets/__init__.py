@@ -2,5 +2,8 @@
 
 from sciml.datasets.images import noisy as noisy
 from sciml.datasets.images import photographs as photographs
+from sciml.datasets.mixtures import gaussian_clusters as gaussian_clusters
 from sciml.datasets.sensors import gain_pattern as gain_pattern
 from sciml.datasets.sensors import measured_snapshots as measured_snapshots
+from sciml.datasets.tables import LabelledTable as LabelledTable
+from sciml.datasets.tables import labelled_table as labelled_table
