@@ -50,7 +50,7 @@ lock:           ## write constraints.txt from a fresh environment; only torch st
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	grep '^torch==' constraints.txt > $(VENV)-lock/torch.txt
-	$(VENV)-lock/bin/python -m pip install -q $(PIP_ARGS) -c $(VENV)-lock/torch.txt '.[dev]'
+	$(VENV)-lock/bin/python -m pip install -q $(PIP_ARGS) -c $(VENV)-lock/torch.txt '.[dev,benchmarks]'
 	$(VENV)-lock/bin/python -m pip freeze --all --exclude sciml-toolkit --exclude pip --exclude wheel | grep '==' | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 	rm -rf $(VENV)-lock
 
