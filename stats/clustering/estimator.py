@@ -1,0 +1,495 @@
+"""Clustering with a proof as estimators of scikit-learn: a Gaussian mixture, and K-means."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    DensityMixin,
+    TransformerMixin,
+)
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from sciml._config import resolve
+from sciml.estimators import FitConvergenceWarning
+from sciml.exceptions import ConvergenceError
+from sciml.iterate import caller_level
+from sciml.stats.clustering.solve import ila_sdp, kmeans_sdp
+
+__all__ = ["ILASDP", "SDPKMeans"]
+
+
+class _Clusterer(ClusterMixin, BaseEstimator):
+    """What both share: data in, a result kept, new rows judged by it."""
+
+    def _keep(self, function, X, sample_weight, **options):
+        """Run a front door on validated data and keep what it found."""
+        X = validate_data(self, X, dtype=(np.float64, np.float32), ensure_min_samples=2)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        on_failure = resolve("on_failure", self.on_failure)
+        result = function(
+            X.astype(np.float64, copy=False),
+            self.n_clusters,
+            sample_weight=sample_weight,
+            certify=self.certify,
+            random_state=_seed(self.random_state),
+            on_failure="ignore",
+            **options,
+        )
+        if not result.converged and on_failure != "ignore":
+            text = (
+                f"{type(self).__name__} ended with status {result.status!s} after {result.n_iter} steps; labels and "
+                "bound are those of the best that was met. Raise n_init, or see result_.report."
+            )
+            if on_failure == "raise":
+                raise ConvergenceError(text)
+            warnings.warn(text, FitConvergenceWarning, stacklevel=caller_level())
+        self.result_ = result
+        self.labels_ = result.labels
+        self.lower_bound_ = result.lower_bound
+        self.gap_ = result.gap
+        self.certified_ = result.certified
+        self.n_iter_ = max(1, result.n_iter)  # scikit-learn counts a fit without a step as one
+        return self
+
+    def _rows(self, X):
+        check_is_fitted(self)
+        return validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
+
+    def predict(self, X):
+        """Return the clusters of rows.
+
+        Parameters
+        ----------
+        X : array, shape (m, p)
+            Rows in the units of those fitted.
+
+        Returns
+        -------
+        ndarray of int64, shape (m,)
+            Numbers of clusters, -1 for noise.
+        """
+        return self._rows_by("predict", X)
+
+    def _rows_by(self, name, X):
+        X = self._rows(X)
+        return getattr(self.result_, name)(X)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.non_deterministic = False
+        return tags
+
+
+class ILASDP(DensityMixin, _Clusterer):
+    r"""Gaussian clusters of unlike shapes, with a bound on how far the labels are from the best ones.
+
+    .. math:: \min_{G_1, \dots, G_K} \sum_k \sum_{i \in G_k} \omega_i \big( |x_i - \bar x_k|^2_{\Sigma_k^{-1}} +
+              \log\det \Sigma_k \big)
+
+    Labels are found by a semidefinite relaxation that alternates with an empirical-Bayes update of the covariances, and
+    refined; see `ila_sdp`.
+
+    Parameters
+    ----------
+    n_clusters : int or "auto"
+        Number of clusters, at most that of different rows; 8 by default, as in scikit-learn. "auto" chooses it.
+    covariance_prior : str
+        As for `ila_sdp`; "pooled" by default: covariances borrow strength from one another.
+    prior_strength : float or None
+        As for `ila_sdp`; None by default.
+    rank : int
+        Columns of the factor of each cluster; 3 by default.
+    refine : {"em", "cem"} or None
+        What polishes the labels of the relaxation; "em" by default.
+    n_init : int
+        Starts; 3 by default.
+    certify : bool or "auto"
+        Whether to compute the lower bound; "auto", the default, does so where it is cheap.
+    noise : bool
+        Whether a uniform component takes outliers, which get the label -1; False by default.
+    random_state : None, int, numpy.random.Generator or numpy.random.RandomState
+        Draws the starts. None, the default: other draws in every fit.
+    on_failure : {"warn", "raise", "ignore"} or None
+        What to do when a fit did not converge; None (the default) asks the configuration.
+
+    Attributes
+    ----------
+    weights_ : ndarray, shape (K,)
+        Proportions of the clusters.
+    means_ : ndarray, shape (K, p)
+        Units of X.
+    covariances_ : ndarray, shape (K, p, p)
+        Units of X squared.
+    precisions_cholesky_ : ndarray, shape (K, p, p)
+        Upper triangular P with ``P @ P.T`` the inverse covariance, as in scikit-learn.
+    labels_ : ndarray of int64, shape (n,)
+        Cluster of each row, -1 for noise.
+    membership_ : ndarray, shape (n, K)
+        Probability of each cluster.
+    objective_path_ : ndarray, shape (n_iter + 1,)
+        The objective along the way.
+    lower_bound_, gap_ : float
+        No labels cost less, given the covariances; and how much those found cost above it. NaN without a bound. Not the
+        attribute of that name of scikit-learn's mixtures, which is a log-likelihood.
+    certified_ : bool
+        Whether the gap is zero to rounding.
+    result_ : ClusterResult
+        All that is known.
+    n_iter_ : int
+        Steps, at least 1.
+    n_features_in_ : int
+        Columns of X.
+    feature_names_in_ : ndarray of str, shape (p,)
+        Columns of the data frame, where one came.
+
+    Raises
+    ------
+    InvalidInputError
+        If a parameter breaks its rule, or data hold a NaN.
+
+    Notes
+    -----
+    What is certified are the labels given the covariances, not the choice of both.
+
+    References
+    ----------
+    Y. Zhuang, X. Chen, Y. Yang, Likelihood adjusted semidefinite programs for clustering heterogeneous data, 2023,
+    arXiv 2209.15097.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.stats.clustering.estimator import ILASDP
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.vstack([rng.normal(0, 1, (40, 2)), rng.normal(20, 3, (40, 2))])
+    >>> model = ILASDP(2, random_state=0).fit(X)
+    >>> np.sort(np.bincount(model.predict(X))).tolist(), model.certified_
+    ([40, 40], True)
+    """
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        covariance_prior="pooled",
+        prior_strength=None,
+        rank=3,
+        refine="em",
+        n_init=3,
+        certify="auto",
+        noise=False,
+        random_state=None,
+        on_failure=None,
+    ):
+        self.n_clusters = n_clusters
+        self.covariance_prior = covariance_prior
+        self.prior_strength = prior_strength
+        self.rank = rank
+        self.refine = refine
+        self.n_init = n_init
+        self.certify = certify
+        self.noise = noise
+        self.random_state = random_state
+        self.on_failure = on_failure
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Find the clusters.
+
+        Parameters
+        ----------
+        X : array, shape (n, p)
+            Rows.
+        y : None
+            Not used; there for pipelines.
+        sample_weight : array, shape (n,), or None
+            Weights, not below 0: how often a row counts. None, the default: ones.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InvalidInputError
+            If there are fewer different rows than clusters, or a parameter breaks its rule.
+
+        Warns
+        -----
+        FitConvergenceWarning
+            If the fit ended before its tolerance was met.
+        """
+        names = ("covariance_prior", "prior_strength", "rank", "refine", "n_init", "noise")
+        self._keep(ila_sdp, X, sample_weight, **{name: getattr(self, name) for name in names})
+        result = self.result_
+        self.weights_, self.means_, self.covariances_ = result.proportions, result.means, result.covariances
+        eye = np.eye(self.n_features_in_)
+        self.precisions_cholesky_ = np.stack(
+            [solve_triangular(np.linalg.cholesky(C), eye, lower=True).T for C in result.covariances]
+        )
+        self.membership_ = result.membership
+        self.objective_path_ = result.history.get("objective", np.array([result.objective]))
+        return self
+
+    def predict_proba(self, X):
+        """Return the probability of each cluster for rows.
+
+        Parameters
+        ----------
+        X : array, shape (m, p)
+            Rows in the units of those fitted.
+
+        Returns
+        -------
+        ndarray, shape (m, K)
+            Rows sum to one, less the probability of noise where there is a component for it.
+        """
+        return self._rows_by("predict_proba", X)
+
+    def score_samples(self, X):
+        """Return the log-density of the mixture at rows.
+
+        Parameters
+        ----------
+        X : array, shape (m, p)
+            Rows in the units of those fitted.
+
+        Returns
+        -------
+        ndarray, shape (m,)
+            Natural logarithms.
+        """
+        return self._rows_by("score_samples", X)
+
+    def score(self, X, y=None):
+        """Return the mean of the log-density over rows.
+
+        Parameters
+        ----------
+        X : array, shape (m, p)
+            Rows in the units of those fitted.
+        y : None
+            Not used; there for pipelines.
+
+        Returns
+        -------
+        float
+            Larger is better.
+        """
+        return float(self.score_samples(X).mean())
+
+    def bic(self, X):
+        r"""Return the Bayesian information criterion of the mixture on rows, smaller is better.
+
+        .. math:: -2 \sum_i \log f(x_i) + \nu \log m
+
+        Parameters
+        ----------
+        X : array, shape (m, p)
+            Rows in the units of those fitted.
+
+        Returns
+        -------
+        float
+        """
+        return -2 * float(self.score_samples(X).sum()) + self._freedom() * math.log(len(X))
+
+    def icl(self, X):
+        r"""Return the integrated classification criterion: `bic` plus twice the entropy of the memberships.
+
+        Parameters
+        ----------
+        X : array, shape (m, p)
+            Rows in the units of those fitted.
+
+        Returns
+        -------
+        float
+            Smaller is better.
+        """
+        shares = self.predict_proba(X)
+        noise = 1 - shares.sum(axis=1, keepdims=True) if self.result_.has_noise else shares[:, :0]
+        shares = np.clip(np.hstack([shares, noise]), np.finfo(float).tiny, None)
+        return self.bic(X) - 2 * float((shares * np.log(shares)).sum())
+
+    def _freedom(self):
+        K, p = self.means_.shape
+        return K * p + K * p * (p + 1) / 2 + K - 1
+
+
+class SDPKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Clusterer):
+    r"""K-means by its semidefinite relaxation, with a bound on how far the labels are from the best ones.
+
+    .. math:: \min_{G_1, \dots, G_K} \sum_k \sum_{i \in G_k} \omega_i |x_i - \bar x_k|^2
+
+    Parameters
+    ----------
+    n_clusters : int
+        Number of clusters, at most that of different rows; 8 by default, as in scikit-learn.
+    solver : str
+        As for `kmeans_sdp`; "auto" by default: by the number of rows.
+    rank : int or None
+        Columns of the factor; None, the default: twice the number of clusters.
+    n_init : int
+        Starts; 3 by default.
+    certify : bool or "auto"
+        Whether to compute the lower bound; "auto", the default, does so where it is cheap.
+    random_state : None, int, numpy.random.Generator or numpy.random.RandomState
+        Draws the starts. None, the default: other draws in every fit.
+    on_failure : {"warn", "raise", "ignore"} or None
+        What to do when a fit did not converge; None (the default) asks the configuration.
+
+    Attributes
+    ----------
+    cluster_centers_ : ndarray, shape (K, p)
+        Means, units of X.
+    labels_ : ndarray of int64, shape (n,)
+        Cluster of each row.
+    inertia_ : float
+        Weighted sum of squared distances to the means, units of X squared.
+    lower_bound_, gap_ : float
+        No labels have a smaller inertia than the bound; and how far that found is above it. NaN without a bound.
+    certified_ : bool
+        Whether the gap is zero to rounding: there are no better labels.
+    result_ : ClusterResult
+        All that is known.
+    n_iter_ : int
+        Steps, at least 1.
+    n_features_in_ : int
+        Columns of X.
+    feature_names_in_ : ndarray of str, shape (p,)
+        Columns of the data frame, where one came.
+
+    Raises
+    ------
+    InvalidInputError
+        If a parameter breaks its rule, or data hold a NaN.
+
+    References
+    ----------
+    J. Peng, Y. Wei, Approximating K-means-type clustering via semidefinite programming, 2007;
+    Y. Zhuang, X. Chen, Y. Yang, R. Zhang, Statistically optimal K-means clustering via nonnegative low-rank
+    semidefinite programming, 2024, arXiv 2305.18436.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.stats.clustering.estimator import SDPKMeans
+    >>> model = SDPKMeans(2, random_state=0).fit([[0.0], [1.0], [10.0], [11.0]])
+    >>> round(model.inertia_, 9), model.certified_
+    (1.0, True)
+    >>> model.get_feature_names_out().tolist()
+    ['sdpkmeans0', 'sdpkmeans1']
+    """
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        solver="auto",
+        rank=None,
+        n_init=3,
+        certify="auto",
+        random_state=None,
+        on_failure=None,
+    ):
+        self.n_clusters = n_clusters
+        self.solver = solver
+        self.rank = rank
+        self.n_init = n_init
+        self.certify = certify
+        self.random_state = random_state
+        self.on_failure = on_failure
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Find the clusters.
+
+        Parameters
+        ----------
+        X : array, shape (n, p)
+            Rows.
+        y : None
+            Not used; there for pipelines.
+        sample_weight : array, shape (n,), or None
+            Weights, not below 0: how often a row counts. None, the default: ones.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InvalidInputError
+            If there are fewer different rows than clusters, or a parameter breaks its rule.
+
+        Warns
+        -----
+        FitConvergenceWarning
+            If the fit ended before its tolerance was met.
+        """
+        names = ("solver", "rank", "n_init")
+        self._keep(kmeans_sdp, X, sample_weight, **{name: getattr(self, name) for name in names})
+        self.cluster_centers_ = self.result_.means
+        self.inertia_ = self.result_.objective
+        return self
+
+    def transform(self, X):
+        """Return the distances of rows to the means.
+
+        Parameters
+        ----------
+        X : array, shape (m, p)
+            Rows in the units of those fitted.
+
+        Returns
+        -------
+        ndarray, shape (m, K)
+            Units of X.
+        """
+        X = self._rows(X)
+        columns = [np.linalg.norm(X - centre, axis=1) for centre in self.cluster_centers_]
+        return np.stack(columns, axis=1).astype(X.dtype, copy=False)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Return minus the sum of squared distances to the nearest means.
+
+        Parameters
+        ----------
+        X : array, shape (m, p)
+            Rows in the units of those fitted.
+        y : None
+            Not used; there for pipelines.
+        sample_weight : array, shape (m,), or None
+            Weights; None, the default: ones.
+
+        Returns
+        -------
+        float
+            Larger is better; units of X squared.
+        """
+        nearest = self.transform(X).astype(np.float64).min(axis=1) ** 2
+        weights = np.ones(len(nearest)) if sample_weight is None else _check_sample_weight(sample_weight, X)
+        return -float(weights @ nearest)
+
+    @property
+    def _n_features_out(self):
+        return len(self.cluster_centers_)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _seed(random_state):
+    """Return what `sciml.random.generator` takes; a legacy RandomState gives one draw and moves on."""
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    return random_state
