@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -25,7 +26,7 @@ from sciml.stats.clustering.solve import ila_sdp, kmeans_sdp
 __all__ = ["ILASDP", "SDPKMeans"]
 
 
-class _Clusterer(ClusterMixin, BaseEstimator):
+class _Clusterer(ClusterMixin):
     """What both share: data in, a result kept, new rows judged by it."""
 
     def _keep(self, function, X, sample_weight, **options):
@@ -51,7 +52,8 @@ class _Clusterer(ClusterMixin, BaseEstimator):
             if on_failure == "raise":
                 raise ConvergenceError(text)
             warnings.warn(text, FitConvergenceWarning, stacklevel=caller_level())
-        self.result_ = result
+        names = getattr(self, "feature_names_in_", None)
+        self.result_ = result = result if names is None else replace(result, features=names.tolist())
         self.labels_ = result.labels
         self.lower_bound_ = result.lower_bound
         self.gap_ = result.gap
@@ -88,7 +90,7 @@ class _Clusterer(ClusterMixin, BaseEstimator):
         return tags
 
 
-class ILASDP(DensityMixin, _Clusterer):
+class ILASDP(_Clusterer, DensityMixin, BaseEstimator):
     r"""Gaussian clusters of unlike shapes, with a bound on how far the labels are from the best ones.
 
     .. math:: \min_{G_1, \dots, G_K} \sum_k \sum_{i \in G_k} \omega_i \big( |x_i - \bar x_k|^2_{\Sigma_k^{-1}} +
@@ -324,7 +326,7 @@ class ILASDP(DensityMixin, _Clusterer):
         return K * p + K * p * (p + 1) / 2 + K - 1
 
 
-class SDPKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Clusterer):
+class SDPKMeans(_Clusterer, TransformerMixin, ClassNamePrefixFeaturesOutMixin, BaseEstimator):
     r"""K-means by its semidefinite relaxation, with a bound on how far the labels are from the best ones.
 
     .. math:: \min_{G_1, \dots, G_K} \sum_k \sum_{i \in G_k} \omega_i |x_i - \bar x_k|^2
