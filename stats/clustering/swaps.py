@@ -6,7 +6,7 @@ Leaving out centre r costs at most R_r; splitting cluster s in two along its lon
                 \min_l \frac{n_r n_l}{n_r + n_l} |\mu_r - \mu_l|^2 \Big), \qquad
           G_s = \frac{n_1 n_2}{n_1 + n_2} |\mu_1 - \mu_2|^2
 
-The pairs (r, s) of largest G_s - R_r are tried side by side and the best answer is kept. Where none helps, points change
+The pairs (r, s) of largest G_s - R_r are tried side by side; the best answer is kept. Where none helps, points change
 clusters one by one: from a to b if n_a d_a^2 / (n_a - w) > n_b d_b^2 / (n_b + w), which Lloyd's method does not see.
 
 Notation  d_i1, d_i2 distances of point i to the nearest and second nearest centre; n_k weights of clusters; mu_1, mu_2
