@@ -39,7 +39,12 @@ class _Clusterer(ClusterMixin):
             X.astype(np.float64, copy=False),
             self.n_clusters,
             sample_weight=sample_weight,
+            init=self.init,
+            n_init=self.n_init,
+            rank=self.rank,
             certify=self.certify,
+            tol=self.tol,
+            device=self.device,
             random_state=_seed(self.random_state),
             on_failure="ignore",
             **options,
@@ -103,22 +108,35 @@ class ILASDP(_Clusterer, DensityMixin, BaseEstimator):
     ----------
     n_clusters : int or "auto"
         Number of clusters, at most that of different rows; 8 by default, as in scikit-learn. "auto" chooses it.
-    covariance_prior : str
-        As for `ila_sdp`; "pooled" by default: covariances borrow strength from one another.
+    covariance_prior : {"auto", "pooled", "diag", "spherical", "none"}
+        Shape of what the covariances are drawn to; "auto", the default, takes what predicts best.
     prior_strength : float or None
-        As for `ila_sdp`; None by default.
-    rank : int
-        Columns of the factor of each cluster; 3 by default.
+        How many points the prior counts for; None, the default: estimated.
     refine : {"em", "cem"} or None
-        What polishes the labels of the relaxation; "em" by default.
+        What follows the relaxation: soft steps (the default), hard ones, or none.
+    rank : int or None
+        Columns of the factor of each cluster in the relaxation; None, the default: 3.
     n_init : int
-        Starts; 3 by default.
-    certify : bool or "auto"
-        Whether to compute the lower bound; "auto", the default, does so where it is cheap.
+        Runs of k-means among the starts; 10 by default.
+    init : str or array of int, shape (n,)
+        Labels to start from, as for `cluster`; "auto", the default: all that are known.
+    reduce : {"auto", None} or int
+        Number of principal components to cluster in; "auto", the default: fewer than there are features only where
+        points are too few for covariances.
+    certify : bool, "auto", "dense", "matrix-free" or "sketch"
+        Whether and how to compute the lower bound; "auto", the default: where it takes about a second.
     noise : bool
-        Whether a uniform component takes outliers, which get the label -1; False by default.
+        Whether outliers get the label -1; False by default.
+    tol : float or None
+        Bound on the mean change of the memberships in the last step; None, the default: 1e-3.
+    max_iter : int
+        Steps of the last refinement; 300 by default.
+    criterion : {"bic", "icl"}
+        For ``n_clusters="auto"``; "bic" by default.
     random_state : None, int, numpy.random.Generator or numpy.random.RandomState
         Draws the starts. None, the default: other draws in every fit.
+    device : str, torch.device or None
+        Where to compute; None, the default: on the CPU. What is learned are NumPy arrays in any case.
     on_failure : {"warn", "raise", "ignore"} or None
         What to do when a fit did not converge; None (the default) asks the configuration.
 
@@ -181,25 +199,37 @@ class ILASDP(_Clusterer, DensityMixin, BaseEstimator):
         self,
         n_clusters=8,
         *,
-        covariance_prior="pooled",
+        covariance_prior="auto",
         prior_strength=None,
-        rank=3,
         refine="em",
-        n_init=3,
+        rank=None,
+        n_init=10,
+        init="auto",
+        reduce="auto",
         certify="auto",
         noise=False,
+        tol=None,
+        max_iter=300,
+        criterion="bic",
         random_state=None,
+        device=None,
         on_failure=None,
     ):
         self.n_clusters = n_clusters
         self.covariance_prior = covariance_prior
         self.prior_strength = prior_strength
-        self.rank = rank
         self.refine = refine
+        self.rank = rank
         self.n_init = n_init
+        self.init = init
+        self.reduce = reduce
         self.certify = certify
         self.noise = noise
+        self.tol = tol
+        self.max_iter = max_iter
+        self.criterion = criterion
         self.random_state = random_state
+        self.device = device
         self.on_failure = on_failure
 
     def fit(self, X, y=None, sample_weight=None):
@@ -228,7 +258,7 @@ class ILASDP(_Clusterer, DensityMixin, BaseEstimator):
         FitConvergenceWarning
             If the fit ended before its tolerance was met.
         """
-        names = ("covariance_prior", "prior_strength", "rank", "refine", "n_init", "noise")
+        names = ("covariance_prior", "prior_strength", "refine", "reduce", "noise", "max_iter", "criterion")
         self._keep(ila_sdp, X, sample_weight, **{name: getattr(self, name) for name in names})
         result = self.result_
         self.weights_, self.means_, self.covariances_ = result.proportions, result.means, result.covariances
@@ -335,16 +365,22 @@ class SDPKMeans(_Clusterer, TransformerMixin, ClassNamePrefixFeaturesOutMixin, B
     ----------
     n_clusters : int
         Number of clusters, at most that of different rows; 8 by default, as in scikit-learn.
-    solver : str
-        As for `kmeans_sdp`; "auto" by default: by the number of rows.
+    solver : {"auto", "low-rank", "exact"}
+        Of the relaxation, as for `kmeans_sdp`; "auto", the default, is "low-rank".
     rank : int or None
         Columns of the factor; None, the default: twice the number of clusters.
     n_init : int
-        Starts; 3 by default.
-    certify : bool or "auto"
-        Whether to compute the lower bound; "auto", the default, does so where it is cheap.
+        Runs of k-means among the starts; 10 by default.
+    init : str or array of int, shape (n,)
+        Labels to start from, as for `cluster`; "auto", the default: all that are known.
+    certify : bool, "auto", "dense", "matrix-free" or "sketch"
+        Whether and how to compute the lower bound; "auto", the default: where it takes about a second.
+    tol : float or None
+        Of the relaxation; None, the default: 1e-3, or 1e-5 where a bound is computed.
     random_state : None, int, numpy.random.Generator or numpy.random.RandomState
         Draws the starts. None, the default: other draws in every fit.
+    device : str, torch.device or None
+        Where to compute; None, the default: on the CPU. What is learned are NumPy arrays in any case.
     on_failure : {"warn", "raise", "ignore"} or None
         What to do when a fit did not converge; None (the default) asks the configuration.
 
@@ -397,17 +433,23 @@ class SDPKMeans(_Clusterer, TransformerMixin, ClassNamePrefixFeaturesOutMixin, B
         *,
         solver="auto",
         rank=None,
-        n_init=3,
+        n_init=10,
+        init="auto",
         certify="auto",
+        tol=None,
         random_state=None,
+        device=None,
         on_failure=None,
     ):
         self.n_clusters = n_clusters
         self.solver = solver
         self.rank = rank
         self.n_init = n_init
+        self.init = init
         self.certify = certify
+        self.tol = tol
         self.random_state = random_state
+        self.device = device
         self.on_failure = on_failure
 
     def fit(self, X, y=None, sample_weight=None):
@@ -436,8 +478,7 @@ class SDPKMeans(_Clusterer, TransformerMixin, ClassNamePrefixFeaturesOutMixin, B
         FitConvergenceWarning
             If the fit ended before its tolerance was met.
         """
-        names = ("solver", "rank", "n_init")
-        self._keep(kmeans_sdp, X, sample_weight, **{name: getattr(self, name) for name in names})
+        self._keep(kmeans_sdp, X, sample_weight, solver=self.solver)
         self.cluster_centers_ = self.result_.means
         self.inertia_ = self.result_.objective
         return self
