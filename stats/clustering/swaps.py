@@ -25,9 +25,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sciml.stats.clustering.distinct import distinct_rows
 from sciml.stats.clustering.lloyd import Points, as_they_appear, descend, seed
 
-__all__ = ["distinct", "exchange", "halves", "improve"]
+__all__ = ["exchange", "halves", "improve"]
 
 _TRIALS = 8
 _HOPELESS = -3.0  # a pair that would lose more than so many typical splits is not tried
@@ -75,15 +76,14 @@ def improve(X, labels, K, rng, weights=None, *, rounds=2, max_iter=50):
     """
     if len(X) > _seen(X, K):
         return _improve_many(X, labels, K, rng, weights, rounds, max_iter)
-    rows, back, joined = distinct(X, weights)
-    # Of rows that coincide in different clusters the first decides.
-    points = Points(X if len(rows) == len(X) else X[rows], joined)
-    start = points.means(labels[rows][None], K, points.X[:1].expand(1, K, -1))[0]
+    rows, begin, joined, which = _joined(X, labels, weights)
+    points = Points(rows, joined)
+    start = points.means(begin[None], K, points.X[:1].expand(1, K, -1))[0]
     best = _search(points, start, max_iter)
     for _ in range(rounds if 1 < K < len(rows) else 0):
         _, C, _, _ = descend(points, points.X[seed(points, K, rng)], tol=_COARSE)
         best = min(best, _search(points, _cross(best[1], C[0], rng)[None], max_iter), key=lambda end: end[2])
-    return _better_of(Points(X, weights), labels, best[0][back], K)
+    return _better_of(Points(X, weights), labels, best[0][which], K)
 
 
 def _seen(X, K):
@@ -118,42 +118,18 @@ def _improve_many(X, labels, K, rng, weights, rounds, max_iter):
     return _better_of(points, labels, new[0], K)
 
 
-def distinct(X, weights=None):
-    """Return the rows that differ, where each row is among them, and their weights.
-
-    Parameters
-    ----------
-    X : torch.Tensor, shape (n, p)
-        Points.
-    weights : torch.Tensor, shape (n,), or None
-        None, the default: ones.
-
-    Returns
-    -------
-    rows : torch.Tensor of int64, shape (m,)
-        The first of each kind, ascending.
-    back : torch.Tensor of int64, shape (n,)
-        ``X[rows][back]`` is X.
-    joined : torch.Tensor, shape (m,), or None
-        Sums of weights; None if all rows differ and there are no weights.
-
-    Examples
-    --------
-    >>> distinct(torch.tensor([[2.0], [1.0], [2.0]]))
-    (tensor([0, 1]), tensor([0, 1, 0]), tensor([2., 1.]))
-    """
+def _joined(X, labels, weights):
+    """Return rows that differ in the order in which they appear, labels where they do, weights, and which each row is."""
+    column = X[:, 0].sort().values
+    if not bool((column[1:] == column[:-1]).any()):
+        return X, labels, weights, slice(None)
+    rows, joined, which = distinct_rows(X, weights)
+    if len(rows) == len(X):
+        return X, labels, weights, slice(None)
+    which, order = as_they_appear(which, len(rows))
     every = torch.arange(len(X), device=X.device)
-    first = X[:, 0].sort().values
-    if not bool((first[1:] == first[:-1]).any()):
-        return every, every, weights
-    _, back = torch.unique(X, dim=0, return_inverse=True)
-    back, _ = as_they_appear(back, int(back.max()) + 1)
-    m = int(back.max()) + 1
-    if m == len(X):
-        return every, every, weights
-    rows = torch.full((m,), len(X), device=X.device).scatter_reduce_(0, back, every, "amin")
-    w = torch.ones_like(X[:, 0]) if weights is None else weights
-    return rows, back, torch.zeros_like(w[:m]).index_add_(0, back, w)
+    first = torch.full_like(order, len(X)).scatter_reduce_(0, which, every, "amin")
+    return X[first], labels[first], joined[order], which
 
 
 def _search(points, C, max_iter):

@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 
 from sciml.stats.clustering import swaps
 from sciml.stats.clustering.lloyd import Points, kmeans, lloyd
-from sciml.stats.clustering.swaps import distinct, exchange, halves, improve
+from sciml.stats.clustering.swaps import exchange, halves, improve
 
 
 def blobs(rng, n=300, K=4, p=3, sep=2.0):
@@ -180,20 +180,6 @@ def test_points_that_coincide(rng):
         assert torch.isfinite(centres).all()
     same = torch.ones(9, 2, dtype=torch.float64)
     assert improve(same, torch.arange(9) % 4, 4, rng)[2] == 0
-
-
-def test_rows_that_differ(rng):
-    X = torch.from_numpy(rng.integers(0, 3, (80, 3)).astype(float))
-    w = torch.from_numpy(rng.uniform(0.5, 2, 80))
-    rows, back, joined = distinct(X, w)
-    assert torch.equal(X[rows][back], X)
-    assert len(rows) == len(np.unique(X.numpy(), axis=0))
-    assert (rows.diff() > 0).all()
-    assert_allclose(joined, [float(w[back == j].sum()) for j in range(len(rows))], rtol=1e-13)
-    assert distinct(X, None)[2].tolist() == [int((back == j).sum()) for j in range(len(rows))]
-    Y = torch.arange(6, dtype=torch.float64)[:, None] % 3 + torch.tensor([[0.0, 1.0]]) * torch.arange(6)[:, None]
-    assert distinct(Y)[2] is None
-    assert distinct(Y)[0].tolist() == list(range(6))
 
 
 def test_many_points_are_searched_by_a_part_of_them(rng, monkeypatch):
