@@ -119,7 +119,7 @@ def _improve_many(X, labels, K, rng, weights, rounds, max_iter):
 
 
 def _joined(X, labels, weights):
-    """Return rows that differ in the order in which they appear, labels where they do, weights, and which each row is."""
+    """Return the different rows as they appear, their labels and weights, and which of them each row is."""
     column = X[:, 0].sort().values
     if not bool((column[1:] == column[:-1]).any()):
         return X, labels, weights, slice(None)
