@@ -6,3 +6,17 @@ r"""Clustering by semidefinite programming, with a bound on how far the labels a
 Labels, not centroids, are the unknowns: every cluster has a matrix Z_k, and a covariance of its own. The relaxation is
 solved by non-negative factors of low rank, refined statistically, and any labels get a proof of how good they are.
 """
+
+from sciml.stats.clustering.result import ClusterResult as ClusterResult
+from sciml.stats.clustering.solve import cluster as cluster
+from sciml.stats.clustering.solve import ila_sdp as ila_sdp
+from sciml.stats.clustering.solve import kmeans_sdp as kmeans_sdp
+
+
+def __getattr__(name):
+    # scikit-learn is loaded with the estimators, not with the functions.
+    if name in ("ILASDP", "SDPKMeans"):
+        from sciml.stats.clustering import estimator
+
+        return getattr(estimator, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

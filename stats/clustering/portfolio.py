@@ -34,8 +34,6 @@ PRIORS = {
     "none": ("full",),
 }
 _SCREEN, _KEEP = 12, 4
-# Steps of the last fit; few cases need a hundred.
-_LAST = 300
 
 
 @dataclass(frozen=True)
@@ -150,6 +148,8 @@ class Found:
         Whether it has a component for outliers.
     candidates : list of dict
         Structure, start, noise and score of all that were finished.
+    rows : int
+        How many rows were searched.
     """
 
     prediction: object
@@ -158,6 +158,7 @@ class Found:
     start: str
     noise: bool
     candidates: list = field(default_factory=list)
+    rows: int = 0
 
 
 def gather_starts(sample, K, rng, n_init=10, wanted=None):
@@ -216,7 +217,7 @@ def _merged(sample, points, size, K, rng):
     return agglomerate(sample.Z, groups, size, K, sample.weights, torch.diag(3 * spread.clamp_min(1e-6)))
 
 
-def search_mixture(sample, K, rng, starts, options):
+def search_mixture(sample, K, rng, starts, options, max_iter=300):
     """Return the mixture that predicts best.
 
     Parameters
@@ -231,6 +232,8 @@ def search_mixture(sample, K, rng, starts, options):
         Labels (n,) of int64, or memberships (n, K), by name.
     options : Options
         Prior, noise and effort.
+    max_iter : int
+        Steps of the last fit; 300 by default, few cases need a hundred. 1: the start is the answer.
 
     Returns
     -------
@@ -248,6 +251,11 @@ def search_mixture(sample, K, rng, starts, options):
     names, R = list(starts), _memberships(list(starts.values()), K, sample.Z)
     pool = _Pool()
     structures = PRIORS[options.prior]
+    if max_iter == 1:
+        model = _model(sample, structures[0], options)
+        pool.add(model, structures[0], names, model.fit(R, max_iter=1))
+        model, structure, start, best = pool.best()
+        return Found(best, model, structure, start, False, pool.candidates)
     # Every start a few steps in the first structure; in the others those that did well there, and the first of all.
     first = _model(sample, structures[0], options)
     screened = first.fit(R, max_iter=_SCREEN, tol=1e-3)
@@ -270,7 +278,7 @@ def search_mixture(sample, K, rng, starts, options):
     if options.noise or options.prior == "auto":
         _with_noise(pool, sample, K, rng, options)
     model, structure, start, best = pool.best(noise=options.noise)
-    last = model.fit(best.memberships, noise=best.noise_memberships, max_iter=_LAST, tol=1e-7)
+    last = model.fit(best.memberships, noise=best.noise_memberships, max_iter=max_iter, tol=1e-7)
     # The best iterate of the last fit scores at least as well but for the first step's share.
     best = last if float(last.score[0]) >= float(best.score[0]) - 1e-9 * abs(float(best.score[0])) else best
     return Found(best, model, structure, start, model.noise_log_density is not None, pool.candidates)
