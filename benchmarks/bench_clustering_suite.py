@@ -19,9 +19,9 @@ QUICK = ("S1", "S3", "0.9/0.07/0.03", "outliers", "parallel")
 
 def by_sciml(X, K, seed, **options):
     """Labels of the front door."""
-    import sciml
+    from sciml.stats.clustering import cluster
 
-    return sciml.cluster(X, K, random_state=seed, certify=False, **options).labels
+    return cluster(X, K, random_state=seed, certify=False, **options).labels
 
 
 def methods(name):
