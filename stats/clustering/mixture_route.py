@@ -4,7 +4,7 @@ Up to a few thousand rows everything runs on all of them; of larger samples a sk
 fitted further on all rows, in tiles.
 
 Cost      the search on the sketch, which does not grow with n, and 4 n K p^2 operations for each of the last steps.
-Pitfalls  a cluster that the sketch missed is not found again: a sketch has at least two hundred rows a cluster.
+Pitfalls  a cluster that the sketch missed is not found again: a sketch has at least 150 rows a cluster in the mean.
 References  Y. Zhuang, X. Chen, Y. Yang, Sketch-and-lift, AISTATS 2022, arXiv 2201.08226.
 """
 
@@ -25,7 +25,7 @@ from sciml.stats.clustering.predictive import PredictiveMixtures
 __all__ = ["Mixture", "fit_mixture", "log_joint", "mixture_of", "shares", "sketch_size"]
 
 # Rows on which the search runs; the relaxations in it on fewer.
-_SEARCH, _RELAX = 3000, 1500
+_SEARCH, _RELAX = 1500, 800
 # Operations that the last fit on all rows may take.
 _WORK = 2e10
 _TILE = 2**21
@@ -75,7 +75,7 @@ class Mixture:
 
 
 def sketch_size(n, K):
-    """Return how many rows the search runs on: all up to 3000, else 200 for each cluster and at least 3000.
+    """Return how many rows the search runs on: all up to 1500, else 150 for each cluster and at least 1500.
 
     Parameters
     ----------
@@ -85,9 +85,9 @@ def sketch_size(n, K):
     Examples
     --------
     >>> sketch_size(1_000_000, 8), sketch_size(500, 8)
-    (3000, 500)
+    (1500, 500)
     """
-    return n if n <= _SEARCH else min(n, max(_SEARCH, 200 * K))
+    return n if n <= _SEARCH else min(n, max(_SEARCH, 150 * K))
 
 
 def fit_mixture(rows, counts, K, rng, options, *, init="auto", rank=3, reduce="auto", max_iter=300, refine=True):

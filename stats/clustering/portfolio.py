@@ -20,7 +20,7 @@ from sciml.stats.clustering.agglomerate import agglomerate, group_moments
 from sciml.stats.clustering.lloyd import kmeans
 from sciml.stats.clustering.predictive import PredictiveMixtures
 from sciml.stats.clustering.split_merge import search
-from sciml.stats.clustering.ward import ward
+from sciml.stats.clustering.ward import ward, ward_cuts
 
 __all__ = ["PRIORS", "Found", "Options", "Sample", "gather_starts", "search_mixture"]
 
@@ -180,8 +180,8 @@ def gather_starts(sample, K, rng, n_init=10, wanted=None):
     Returns
     -------
     dict of torch.Tensor of int64, shape (n,)
-        "kmeans", "ward" in the data's units, "kmeans-standard", "ward-standard" in standard ones, "agglomerate-5" and
-        so on by likelihood from that many groups for each cluster, and "random".
+        "kmeans", "ward" in the data's units, "kmeans-standard", "ward-standard" in standard ones, "agglomerate-20"
+        and so on by likelihood from that many groups, and "random", which must be asked for.
 
     Examples
     --------
@@ -192,26 +192,31 @@ def gather_starts(sample, K, rng, n_init=10, wanted=None):
     {'ward': tensor([0, 0, 1, 1])}
     """
     w, n = sample.weights, len(sample.Z)
-    spaces = {"": sample.raw, "-standard": sample.Z}
-    makers = {}
-    for suffix, points in spaces.items():
-        makers[f"kmeans{suffix}"] = lambda points=points: kmeans(points, K, rng, n_init=n_init, weights=w)[0]
-        makers[f"ward{suffix}"] = lambda points=points: ward(points, K, rng, w)
-        for many in (5, 12):
-            size = min(max(many * K, 20), n // 3)
-            if size > K:
-                makers[f"agglomerate-{many}{suffix}"] = lambda points=points, size=size: _merged(
-                    sample, points, size, K, rng
-                )
-    makers["random"] = lambda: torch.as_tensor(rng.integers(0, K, n), device=sample.Z.device)
-    return {
-        name: make() for name, make in makers.items() if (wanted is None and name != "random") or name in (wanted or ())
-    }
+    starts = {}
+    for suffix, points in (("", sample.raw), ("-standard", sample.Z)):
+        if wanted is None or f"kmeans{suffix}" in wanted:
+            starts[f"kmeans{suffix}"] = kmeans(points, K, rng, n_init=n_init, weights=w)[0]
+        if wanted is None or f"ward{suffix}" in wanted:
+            sizes = [min(max(many * K, 20), n // 3) for many in (5, 12)] if wanted is None else []
+            sizes = [size for size in dict.fromkeys(sizes) if size > K]
+            cuts = _cuts(points, (K, *sizes), w, rng)
+            starts[f"ward{suffix}"] = cuts[0]
+            for size, groups in zip(sizes, cuts[1:], strict=True):
+                starts[f"agglomerate-{size}{suffix}"] = _merged(sample, groups, size, K)
+    if wanted is not None and "random" in wanted:
+        starts["random"] = torch.as_tensor(rng.integers(0, K, n), device=sample.Z.device)
+    return starts
 
 
-def _merged(sample, points, size, K, rng):
-    """Groups of Ward's tree merged by likelihood in standard units."""
-    groups = ward(points, size, rng, sample.weights)
+def _cuts(points, sizes, weights, rng):
+    """Ward's tree cut at several numbers of groups; for many points a tree of some of them."""
+    if len(points) <= 3000:
+        return ward_cuts(points, sizes, weights)
+    return [ward(points, size, rng, weights) for size in sizes]
+
+
+def _merged(sample, groups, size, K):
+    """Groups merged by likelihood in standard units."""
     _, _, T = group_moments(sample.Z, groups, size, sample.weights)
     spread = T.sum(0).diagonal() / sample.weights.sum()
     return agglomerate(sample.Z, groups, size, K, sample.weights, torch.diag(3 * spread.clamp_min(1e-6)))

@@ -9,9 +9,12 @@ every cluster have its own. A point is judged by the predictive density of each 
 with mean, scatter T_k and count freed of x_i. A cluster of few points cannot then hold on to its members by having been
 fitted to them, and the sum over the points is a score that compares starts, structures of W and components for noise.
 
+Squared distances are linear in the products of coordinates, and scatters are sums of them: a step is two products of
+matrices, with R and with the precisions, for all mixtures and clusters at once.
+
 Notation  S mixtures at once; R (S, n, K) memberships; N (S, K) counts, m means, T scatters; C = nu W + T (S, K, p, p);
           h = (x - m)' C^-1 (x - m); omega weights, which are counts.
-Cost      4 S n K p^2 operations a step; rows come in tiles, so that memory holds R and one tile.
+Cost      2 S n K p^2 operations a step; rows come in tiles, so that memory holds R and one tile.
 Pitfalls  the harmonic mean W of the covariances has no floor of its own: columns with few values (counts, rounded
           numbers) would collapse to a spike, so that half a step between neighbouring values is added as variance. The
           steps need not raise the score one by one; the best iterate is kept.
@@ -33,7 +36,9 @@ __all__ = ["STRUCTURES", "Prediction", "PredictiveMixtures"]
 # Shapes of the centre W of the prior: any, diagonal, or a multiple of a metric that is given.
 STRUCTURES = ("full", "diagonal", "spherical")
 # Numbers in a tile of rows.
-_TILE = 2**21
+_TILE = 2**22
+# Numbers of monomials that are kept from step to step, 64 MiB; more are formed anew.
+_KEPT = 2**23
 # Steps between two estimates of nu, which costs eigenvalues.
 _EVERY = 4
 
@@ -57,7 +62,7 @@ class Prediction:
     noise : torch.Tensor, shape (S,)
         Weight of the points held for noise.
     score : torch.Tensor, shape (S,)
-        Sum of log predictive densities, less half a logarithm of n for every free parameter of W.
+        Sum of log predictive densities, less one for every free parameter of W.
     memberships : torch.Tensor, shape (S, n, K)
         R.
     noise_memberships : torch.Tensor, shape (S, n)
@@ -150,8 +155,11 @@ class PredictiveMixtures:
         self.hard = hard
         self.leave_one_out = leave_one_out
         free = {"full": self.p * (self.p + 1) / 2, "diagonal": self.p, "spherical": 1}[structure]
-        self.penalty = 0.5 * (free + (noise_log_density is not None)) * math.log(max(self.total, 2.0))
+        # Leaving a point out does not take it out of W: as in the criterion of Akaike, each free number costs one.
+        self.penalty = free + (noise_log_density is not None)
         # nu runs over these; below p - 1 the prior has no density, at the far end all covariances are one.
+        self._first, self._second = torch.triu_indices(self.p, self.p, device=X.device)
+        self._monomials = None
         self.grid = self.p - 1 + torch.logspace(-0.3, 6, 40, dtype=X.dtype, device=X.device)
 
     def fit(self, R, *, noise=None, max_iter=100, tol=1e-5, temper=0):
@@ -195,20 +203,42 @@ class PredictiveMixtures:
             state = self._parameters(*moments, state, step)
         return best
 
-    def _tiles(self, S, K):
-        size = max(64, int(_TILE / max(1, S * K * (self.p + 4))))
-        return [slice(a, min(a + size, self.n)) for a in range(0, self.n, size)]
+    def _tiles(self, SK):
+        """Rows and their monomials: all products of two coordinates, the coordinates, and one."""
+        width = len(self._first) + self.p + 1
+        size = max(256, int(_TILE / max(SK, width)))
+        for a in range(0, self.n, size):
+            rows = slice(a, min(a + size, self.n))
+            if self.n * width <= _KEPT and size >= self.n:
+                if self._monomials is None:
+                    self._monomials = self._raised(self.X)
+                yield rows, self._monomials
+            else:
+                yield rows, self._raised(self.X[rows])
+
+    def _raised(self, X):
+        return torch.cat([X[:, self._first] * X[:, self._second], X, torch.ones_like(X[:, :1])], 1)
 
     def _moments(self, R, noise):
         """Counts, means and scatters of memberships."""
-        w = self.weights[:, None]
-        N = (w * R).sum(1)
-        m = (w * R).mT @ self.X / N.clamp_min(1e-300)[..., None]
-        T = 0
-        for rows in self._tiles(*R.shape[::2]):
-            D = self.X[rows] - m[:, :, None, :]
-            T = T + (D * (w[rows] * R[:, rows]).mT[..., None]).mT @ D
-        return N, m, T, (self.weights * noise).sum(1)
+        S, _, K = R.shape
+        total = 0
+        for rows, G in self._tiles(S * K):
+            total = total + (R[:, rows].mT * self.weights[rows]).reshape(S * K, -1) @ G
+        return *self._central(total, S, K), (self.weights * noise).sum(1)
+
+    def _central(self, total, S, K):
+        """Counts, means and scatters from sums of monomials (S K, Q)."""
+        p, pairs = self.p, len(self._first)
+        N, sums = total[:, -1].reshape(S, K), total[:, pairs:-1].reshape(S, K, p)
+        second = total.new_zeros(S * K, p, p)
+        second[:, self._first, self._second] = total[:, :pairs]
+        second[:, self._second, self._first] = total[:, :pairs]
+        m = sums / N.clamp_min(1e-300)[..., None]
+        # Points are in standard units, so that the square of a mean cancels digits only down to the floor.
+        T = second.reshape(S, K, p, p) - sums[..., :, None] * m[..., None, :]
+        T.diagonal(dim1=-2, dim2=-1).clamp_(min=0)
+        return N, m, 0.5 * (T + T.mT)
 
     def _parameters(self, N, m, T, N0, last, step):
         """Centre and strength of the prior by empirical Bayes, from counts and scatters."""
@@ -255,36 +285,34 @@ class PredictiveMixtures:
         N, m, nu = state["counts"], state["means"], state["strengths"][:, None]
         C = nu[..., None, None] * state["centres"][:, None] + state["scatters"]
         L = _cholesky(C)
-        eye = torch.eye(self.p, dtype=C.dtype, device=C.device).expand_as(L)
-        F = torch.linalg.solve_triangular(L, eye, upper=False).mT  # (S, K, p, p)
         logdet = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        P = torch.cholesky_inverse(L).reshape(S * K, self.p, self.p)
+        # (x - m)' P (x - m) as a linear function of the monomials of x.
+        pull = (P @ m.reshape(S * K, self.p, 1))[..., 0]
+        twice = torch.where(self._first == self._second, 1.0, 2.0).to(P)
+        constant = (pull * m.reshape(S * K, self.p)).sum(1, keepdim=True)
+        form = torch.cat([P[:, self._first, self._second] * twice, -2 * pull, constant], 1)
         fresh, fresh_noise = torch.empty_like(R), torch.zeros_like(noise)
-        score, change = torch.zeros_like(N[:, 0]), torch.zeros_like(N[:, 0])
-        sums, scatter = torch.zeros_like(m), torch.zeros_like(C)
-        for rows in self._tiles(S, K):
-            w = self.weights[rows]
-            D = self.X[rows] - m[:, :, None, :]  # (S, K, t, p)
-            h = (D @ F).square().sum(-1)  # (S, K, t)
-            joint = self._log_joint(h, logdet, N, nu, state["noise"], R[:, rows].mT, noise[:, rows], w)
-            score += torch.logsumexp(joint, 1) @ w
+        score, change, total = torch.zeros_like(N[:, 0]), torch.zeros_like(N[:, 0]), 0
+        for rows, G in self._tiles(S * K):
+            w, old = self.weights[rows], R[:, rows].mT
+            h = (form @ G.T).reshape(S, K, -1).clamp_min_(0)
+            joint = self._log_joint(h, logdet, N, nu, state["noise"], old, noise[:, rows], w)
+            level = torch.logsumexp(joint, 1)
+            score += level @ w
             if self.hard:
                 shares = torch.zeros_like(joint).scatter_(1, joint.argmax(1, keepdim=True), 1.0)
-            else:
+            elif power < 1:
                 shares = torch.softmax(power * joint, 1)
+            else:
+                shares = torch.exp(joint - level[:, None])
             part = shares[:, :K]
-            change += (part - R[:, rows].mT).abs().sum(1) @ w
+            change += (part - old).abs().sum(1) @ w
             fresh[:, rows] = part.mT
             if shares.shape[1] > K:
                 fresh_noise[:, rows] = shares[:, K]
-            weighted = part * w
-            sums += (weighted[:, :, None, :] @ D)[:, :, 0]
-            scatter += (D * weighted[..., None]).mT @ D
-        counts = (self.weights[:, None] * fresh).sum(1)
-        shift = sums / counts.clamp_min(1e-300)[..., None]
-        # About the old means first: their squares would cancel far from the origin.
-        scatter -= counts[..., None, None] * shift[..., :, None] * shift[..., None, :]
-        scatter = 0.5 * (scatter + scatter.mT)
-        moments = counts, m + shift, scatter, (self.weights * fresh_noise).sum(1)
+            total = total + (part * w).reshape(S * K, -1) @ G
+        moments = *self._central(total, S, K), (self.weights * fresh_noise).sum(1)
         return fresh, fresh_noise, score, change / self.total, moments
 
     def _log_joint(self, h, logdet, N, nu, N0, R, noise, w):

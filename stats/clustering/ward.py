@@ -21,7 +21,7 @@ import torch
 
 from sciml.stats.clustering.lloyd import Points, as_they_appear
 
-__all__ = ["cut", "joins", "ward"]
+__all__ = ["cut", "joins", "ward", "ward_cuts"]
 
 _EXACT = 3000
 _ROWS, _SMALL = 20_000, 1500
@@ -56,7 +56,7 @@ def ward(X, K, rng, weights=None):
     points = Points(X, weights)
     n = len(X)
     if n <= _EXACT:
-        return _tree(points.X, points.weights, K)
+        return ward_cuts(X, (K,), weights)[0]
     if n > (rows := max(_ROWS, 2 * K)):
         chosen = torch.from_numpy(np.sort(rng.choice(n, rows, replace=False))).to(X.device)
         part = Points(points.X[chosen], None if weights is None else weights[chosen])
@@ -69,15 +69,41 @@ def ward(X, K, rng, weights=None):
         C, sizes = part.means(labels, C.shape[1], C)
     full = sizes[0] > 0
     groups = torch.zeros_like(full, dtype=torch.int64)
-    groups[full] = _tree(C[0, full], sizes[0, full], K)
+    groups[full] = _tree(C[0, full], sizes[0, full], (K,))[0]
     labels = groups[labels]
     if part is not points:
         labels, _ = points.nearest(part.means(labels, K, C[:, :K])[0])
     return as_they_appear(labels[0], K)[0]
 
 
-def _tree(X, weights, K):
-    """Return the labels of the exact tree."""
+def ward_cuts(X, numbers, weights=None):
+    """Return the labels of one exact tree cut at several numbers of clusters.
+
+    Parameters
+    ----------
+    X : torch.Tensor, shape (n, p)
+        Points; n^2 numbers are kept.
+    numbers : sequence of int
+        Clusters of each cut.
+    weights : torch.Tensor, shape (n,), or None
+        Positive; None, the default: ones.
+
+    Returns
+    -------
+    list of torch.Tensor of int64, shape (n,)
+
+    Examples
+    --------
+    >>> X = torch.tensor([[0.0], [9.0], [1.0], [5.0]], dtype=torch.float64)
+    >>> [labels.tolist() for labels in ward_cuts(X, (2, 3))]
+    [[0, 1, 0, 1], [0, 1, 0, 2]]
+    """
+    points = Points(X, weights)
+    return _tree(points.X, points.weights, numbers)
+
+
+def _tree(X, weights, numbers):
+    """Return the labels of the cuts of the exact tree."""
     w = torch.ones_like(X[:, 0]) if weights is None else weights
     squares = torch.linalg.vecdot(X, X)
     d = X.new_empty(len(X), len(X))
@@ -89,7 +115,7 @@ def _tree(X, weights, K):
         part *= part > size.mul_(8 * torch.finfo(d.dtype).eps)
         d[rows] = part.mul_(w[rows, None] * w).div_(w[rows, None] + w)
     pairs, heights = joins(d.cpu().numpy(), w.clone().cpu().numpy())
-    return as_they_appear(torch.from_numpy(cut(pairs, heights, K)).to(X.device), K)[0]
+    return [as_they_appear(torch.from_numpy(cut(pairs, heights, K)).to(X.device), K)[0] for K in numbers]
 
 
 def joins(d, w):
