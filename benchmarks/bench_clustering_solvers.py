@@ -204,7 +204,7 @@ def rows(quick):
     """Yield the rows of all tables."""
     starts = 2 if quick else SETTINGS["starts"]
     yield from small((52,) if quick else (52, 100, 200, 400), QUICK_LIMITS if quick else LIMITS)
-    yield from scaling((1000, 2000) if quick else (1000, 4000, 16_000, 64_000, 100_000), 1e-3)
+    yield from scaling((1000, 2000) if quick else (1000, 4000, 10_000, 20_000, 64_000, 100_000), 1e-3)
     if not quick:
         yield from scaling((1000, 4000, 16_000), 1e-5)
     yield from ranks((8,) if quick else (8, 5, 4, 3), starts)
