@@ -99,3 +99,6 @@ def test_a_row_of_the_suite_compares_with_the_best_peer(monkeypatch):
     row = bench_clustering_suite.measured("made up", [(None, truth, 2)] * 2)
     assert (row["sciml"], row["a"], row["b"]) == pytest.approx((0.2, 0.0, 0.5))
     assert row["against best"] == pytest.approx(0.2)
+    monkeypatch.setattr(bench_clustering_suite, "PEERS", ("b",))
+    row = bench_clustering_suite.measured("made up", [(None, truth, 2)])
+    assert row["against best"] == pytest.approx(-0.3)
