@@ -8,6 +8,8 @@ solved by non-negative factors of low rank, refined statistically, and any label
 """
 
 from sciml.stats.clustering.result import ClusterResult as ClusterResult
+from sciml.stats.clustering.selection import NumberOfClusters as NumberOfClusters
+from sciml.stats.clustering.selection import select_n_clusters as select_n_clusters
 from sciml.stats.clustering.solve import cluster as cluster
 from sciml.stats.clustering.solve import ila_sdp as ila_sdp
 from sciml.stats.clustering.solve import kmeans_sdp as kmeans_sdp

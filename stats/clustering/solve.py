@@ -245,7 +245,7 @@ def ila_sdp(
         options = {"sample_weight": sample_weight, "covariance_prior": covariance_prior, "noise": noise}
         n_clusters = _choose(X, n_clusters, criterion, rng, progress, device, options)
     problem = open_problem(X, n_clusters, sample_weight, device)
-    K, m = problem.n_clusters, len(problem.rows)
+    K = problem.n_clusters
     _warn_of_few(problem, covariance_prior)
     options = Options(
         prior=covariance_prior,
@@ -283,12 +283,12 @@ def ila_sdp(
     shown = {"noise_proportion": mixture.noise_proportion, "noise_log_density": mixture.noise_log_density}
     if not noise:
         shown = {}
-    result = _judged(problem, mixture, refine, shown)
+    result = judged(problem, mixture, refine, bool(shown))
     labels, membership, outside, loglik, entropy = result
     labels, order = renumber(problem, labels, K)
     mixture = mixture.ordered(order)
     objective, about = _certified(problem, labels, mixture.covariances, certify, memory, rng)
-    dof = _free_parameters(mixture, found.structure, m)
+    dof = free_parameters(mixture, found.structure)
     log_n = math.log(float(problem.counts.sum()))
     bic = -2 * loglik + dof * log_n
     history = {key: row for key, row in history.items() if key in ("objective", "criterion")}
@@ -479,12 +479,12 @@ def _warn_of_few(problem, prior):
         )
 
 
-def _judged(problem, mixture, refine, shown):
+def judged(problem, mixture, refine, with_noise):
     """Labels, shares, shares of noise, log-likelihood and entropy of the different rows under the mixture."""
     from sciml.stats.clustering.mixture_route import log_joint
 
     joint = log_joint(mixture, problem.rows)
-    if shown:
+    if with_noise:
         level = math.log(mixture.noise_proportion) + mixture.noise_log_density
         joint = torch.cat([joint, joint.new_full((len(joint), 1), level)], 1)
     elif mixture.noise_proportion > 0:
@@ -498,7 +498,7 @@ def _judged(problem, mixture, refine, shown):
     best = scores.argmax(1)
     labels = torch.where(best == K, -1, best)
     entropy = -float(problem.counts @ torch.special.xlogy(shares, shares).sum(1))
-    return labels, shares[:, :K], shares[:, K] if shown else None, float(problem.counts @ total), entropy
+    return labels, shares[:, :K], shares[:, K] if with_noise else None, float(problem.counts @ total), entropy
 
 
 def _certified(problem, labels, covariances, certify, memory, rng, relaxed=math.nan):
@@ -537,7 +537,7 @@ def _relaxed(affinity, labels, rng):
     return float(affinity.to_objective(solved.value))
 
 
-def _free_parameters(mixture, structure, n):
+def free_parameters(mixture, structure):
     """Parameters of the mixture, those of a covariance in the share that the data have in it."""
     K, p = mixture.means.shape
     own = mixture.counts / (mixture.counts + mixture.strength)
