@@ -21,6 +21,7 @@ from sciml.stats.clustering.lloyd import kmeans
 from sciml.stats.clustering.low_rank import denoised, factorise, start_factor
 from sciml.stats.clustering.portfolio import Sample, gather_starts, search_mixture
 from sciml.stats.clustering.predictive import PredictiveMixtures
+from sciml.stats.clustering.principal import project
 
 __all__ = ["Mixture", "fit_mixture", "log_joint", "mixture_of", "shares", "sketch_size"]
 
@@ -121,10 +122,15 @@ def fit_mixture(rows, counts, K, rng, options, *, init="auto", rank=3, reduce="a
     found : Found
         On all rows.
     sample : Sample
-        The rows in standard units.
+        The rows in standard units, projected where that was asked for.
+    projection : Projection or None
+        To what they were projected.
     history : dict
         "objective" and "criterion" of the alternation that did best.
     """
+    projection = project(rows, counts, K, rng, reduce)
+    if projection is not None:
+        rows = rows @ projection.directions
     m = len(rows)
     size = sketch_size(m, K)
     chosen = None
@@ -142,7 +148,7 @@ def fit_mixture(rows, counts, K, rng, options, *, init="auto", rank=3, reduce="a
     found = replace(found, rows=size)
     if chosen is not None:
         found, sample = _lift(found, sample, rows, counts)
-    return found, sample, history
+    return found, sample, projection, history
 
 
 def _starts(sample, K, rng, options, init, rank):
@@ -275,7 +281,7 @@ def shares(mixture, rows):
     return part[:, :K], part[:, K] if part.shape[1] > K else torch.zeros_like(part[:, 0])
 
 
-def mixture_of(prediction, sample, has_noise, *, standard=False):
+def mixture_of(prediction, sample, has_noise, *, projection=None, standard=False):
     """Return the parameters of a fitted mixture, in the units of the data or in standard ones.
 
     Parameters
@@ -286,6 +292,8 @@ def mixture_of(prediction, sample, has_noise, *, standard=False):
         Knows the units.
     has_noise : bool
         Whether there is a component for outliers.
+    projection : Projection or None
+        To leave, where the sample was projected.
     standard : bool
         Whether to stay in standard units and without constant columns; False by default.
 
@@ -316,4 +324,9 @@ def mixture_of(prediction, sample, has_noise, *, standard=False):
     constant = 0.5 * math.log(least) * (p - len(inside))
     density = density - logs - constant if has_noise else density
     score = score - logs * float(sample.weights.sum())
+    if projection is not None:
+        wide, full = projection.means(wide), projection.covariances(full)
+        # A point's distance from the subspace is the same for all clusters, and on average for noise.
+        d = projection.directions.shape[0] - projection.directions.shape[1]
+        density = density - 0.5 * d * (math.log(2 * math.pi * projection.left_out) + 1) if has_noise else density
     return Mixture(proportions, wide, full, N, noise_share, density, strength, score)

@@ -3,8 +3,8 @@ r"""How many clusters: mixtures with 1, 2, ... of them, compared by a criterion.
 .. math:: \mathrm{BIC} = -2 \log L + \Big(K - 1 + K p + d_W + \tfrac{p(p+1)}2 \sum_k \tfrac{n_k}{n_k + \nu}\Big) \log n,
           \qquad \mathrm{ICL} = \mathrm{BIC} + 2 \cdot \text{entropy}
 
-A covariance that its prior of strength nu mostly decides is not counted as free. The third criterion needs no count: the
-sum of the leave-one-out predictive densities, which takes more clusters than the others do.
+A covariance that its prior of strength nu mostly decides is not counted as free. The third criterion needs no count:
+the sum of the leave-one-out predictive densities, which takes more clusters than the others do.
 
 Notation  p features, K clusters, n_k points in cluster k, nu strength of the prior, d_W free numbers of its centre.
 Cost      a search for each number, on at most some thousand rows.
@@ -183,8 +183,8 @@ def _row(problem, K, rng, prior, noise):
     from sciml.stats.clustering.solve import free_parameters, judged
 
     options = Options(prior=prior, noise=bool(noise), n_init=5, moves=2)
-    found, sample, _ = fit_mixture(problem.rows, problem.counts, K, rng, options)
-    mixture = mixture_of(found.prediction, sample, found.noise)
+    found, sample, projection, _ = fit_mixture(problem.rows, problem.counts, K, rng, options)
+    mixture = mixture_of(found.prediction, sample, found.noise, projection=projection)
     _, _, _, loglik, entropy = judged(problem, mixture, "em", found.noise)
     n = float(problem.counts.sum())
     bic = -2 * loglik + free_parameters(mixture, found.structure) * np.log(n)

@@ -241,6 +241,8 @@ def ila_sdp(
     _check_common(init, n_init, rank, certify)
     tol = 1e-3 if tol is None else check_number("tol", tol, low=0)
     max_iter = check_number("max_iter", max_iter, low=1, integer=True)
+    if reduce is not None and reduce != "auto":
+        reduce = check_number("reduce", reduce, low=1, integer=True)
     if isinstance(n_clusters, str):
         options = {"sample_weight": sample_weight, "covariance_prior": covariance_prior, "noise": noise}
         n_clusters = _choose(X, n_clusters, criterion, rng, progress, device, options)
@@ -255,7 +257,7 @@ def ila_sdp(
         n_init=n_init,
         moves=0 if refine is None else 5,
     )
-    found, sample, history = fit_mixture(
+    found, sample, projection, history = fit_mixture(
         problem.rows,
         problem.counts,
         K,
@@ -267,7 +269,7 @@ def ila_sdp(
         max_iter=max_iter,
         refine=refine is not None,
     )
-    mixture = mixture_of(found.prediction, sample, found.noise)
+    mixture = mixture_of(found.prediction, sample, found.noise, projection=projection)
     change = float(found.prediction.change[0])
     status = Status.CONVERGED if change <= tol else Status.MAX_ITER
     report = {
