@@ -18,13 +18,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-
 from sciml.linalg.memory import require
 from sciml.random import generator
 from sciml.stats.clustering.affinity import Affinity
-from sciml.stats.clustering.kmeans_certificate import Clusters, best_potentials, dense_multiplier, dense_value_bound
-from sciml.stats.clustering.likelihood_certificate import Profiles, best_design, block_multiplier, dense_block_bound
+from sciml.stats.clustering.dense_route import dense_bound, dense_bytes
 from sciml.validation import check_option
 
 __all__ = ["CERTIFIED", "Certificate", "certify"]
@@ -32,6 +29,8 @@ __all__ = ["CERTIFIED", "Certificate", "certify"]
 CERTIFIED = 1e-6  # of the objective: what a gap may be that counts as none
 _METHODS = ("auto", "dense")
 _DESCENT = 100
+_STEPS = 300
+_SECONDS, _PER_ENTRY = 1.5, 4e-8  # what "auto" may spend on ascent, and what a step takes for each entry of a matrix
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,9 @@ def certify(affinity, labels, *, method="auto", polish="auto", memory=None, rng=
         Clusters 0 to K - 1; some may be empty.
     method : {"auto", "dense"}
         How eigenvalues are bounded; "auto" by default.
-    polish : "auto", bool
-        Not used yet.
+    polish : "auto", bool or int
+        Steps of ascent that raise a bound which leaves a gap, at most: none for False, 300 for True; "auto", the
+        default, as many as take a second or two, and none where this is too few to help.
     memory : int, float, str or None
         What temporaries may take; None (the default) asks the configuration.
     rng : numpy.random.Generator or None
@@ -97,6 +97,7 @@ def certify(affinity, labels, *, method="auto", polish="auto", memory=None, rng=
 
     Examples
     --------
+    >>> import torch
     >>> X = torch.tensor([[0.0], [1.0], [10.0], [11.0]], dtype=torch.float64)
     >>> found = certify(Affinity(X, 2), torch.tensor([0, 0, 1, 1]))
     >>> found.objective, found.certified
@@ -106,13 +107,32 @@ def certify(affinity, labels, *, method="auto", polish="auto", memory=None, rng=
     rng = generator(0) if rng is None else rng
     affinity = _shared(affinity)
     reference = _descended(affinity, labels)
-    n = affinity.X.shape[0]
-    require(4 * 8 * n * n, what=f"a dense certificate of {n} points", remedy="pass method='matrix-free'", memory=memory)
-    if affinity.blocks == 1:
-        value = _kmeans_value(affinity, reference, rng)
-    else:
-        value = _likelihood_value(affinity, reference, rng)
-    return _finished(affinity, labels, affinity.to_objective(value), True, 0.0, "dense", {})
+    n, p = affinity.X.shape
+    steps = _steps(polish, n, affinity.blocks)
+    require(
+        dense_bytes(n, affinity.blocks, steps > 0),
+        what=f"a dense certificate of {n} points",
+        remedy="pass method='matrix-free'",
+        memory=memory,
+    )
+    goal = 0.1 * CERTIFIED * _reference(affinity, labels)
+    value, report = dense_bound(affinity, reference, steps=steps, goal=goal / affinity.scale, rng=rng)
+    return _finished(affinity, labels, affinity.to_objective(value), True, 0.0, "dense", report)
+
+
+def _steps(polish, n, blocks):
+    if isinstance(polish, bool):
+        return _STEPS if polish else 0
+    if polish == "auto":
+        steps = int(_SECONDS / (_PER_ENTRY * blocks * n * n))
+        return min(_STEPS, steps) if steps >= 20 else 0
+    return int(polish)
+
+
+def _reference(affinity, labels):
+    """What gaps are compared with: the objective, or what of it is above the least that any labels could cost."""
+    above = float(affinity.weights @ affinity.costs(affinity.means(labels)[0]).gather(1, labels[:, None])[:, 0])
+    return min(abs(above + affinity.shift), above)
 
 
 def _finished(affinity, labels, bound, rigorous, error, method, report):
@@ -146,25 +166,3 @@ def _descended(affinity, labels):
             break
         labels = new
     return labels
-
-
-def _kmeans_value(affinity, labels, rng):
-    """The least bound on <A, Z>, <G, Z> less the sum of the lengths."""
-    X = affinity.X @ affinity.factors[0] / affinity.scale**0.5
-    clusters = Clusters(X, affinity.weights, labels, affinity.n_clusters)
-    u = best_potentials(clusters, rng)
-    start = torch.zeros_like(u).scatter_(1, labels[:, None], affinity.roots[:, None])
-    B = dense_multiplier(clusters, u)
-    total = float(affinity.weights @ X.square().sum(1))
-    return dense_value_bound(X, affinity.weights, B, affinity.n_clusters, start=start, rng=rng) - total
-
-
-def _likelihood_value(affinity, labels, rng):
-    profiles = Profiles(affinity, labels)
-    a, keep = best_design(profiles, rng)
-    value = float(affinity.weights @ a)
-    for k in range(affinity.n_clusters):
-        B = block_multiplier(profiles, k, a, keep[k])[1]
-        start = (affinity.roots * (labels == k))[:, None]
-        value += dense_block_bound(affinity, k, a, B, start=start, rng=rng)
-    return value

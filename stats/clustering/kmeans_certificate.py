@@ -45,6 +45,7 @@ _EPS = torch.finfo(torch.float64).eps
 # Below 1 the clusters themselves stick out of lam; beyond 2 margins are eaten up. In between the best value moves with
 # the overlap of the clusters.
 _FACTORS = (1.02, 1.1, 1.2, 1.35, 1.6, 2.0, 2.6)
+_MIDDLE = 3
 
 
 class Clusters:
@@ -249,13 +250,22 @@ def best_potentials(clusters, rng, *, limit=None):
     pairs = negative_pairs(clusters, closed_potentials(clusters, targets(_FACTORS[-1])), clusters.spread / 2, limit)
     if pairs is None:
         return None
-    best, chosen = float("inf"), None
-    for factor in _FACTORS:
-        u = fit_potentials(clusters, pairs, targets(factor))
-        value = ClippedAffinity(clusters, u, pairs).value(rng)
-        if value < best:
-            best, chosen = value, u
-    return chosen
+    found = {}
+
+    def value(number):
+        if number not in found:
+            u = fit_potentials(clusters, pairs, targets(_FACTORS[number]))
+            found[number] = ClippedAffinity(clusters, u, pairs).value(rng), u
+        return found[number][0]
+
+    # The best value falls and rises again along the factors.
+    now = _MIDDLE
+    while True:
+        near = [number for number in (now - 1, now + 1) if 0 <= number < len(_FACTORS)]
+        best = min(near, key=value)
+        if value(best) >= value(now):
+            return found[now][1]
+        now = best
 
 
 def dense_multiplier(clusters, u):
