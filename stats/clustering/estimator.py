@@ -58,7 +58,7 @@ class _Clusterer(ClusterMixin):
                 raise ConvergenceError(text)
             warnings.warn(text, FitConvergenceWarning, stacklevel=caller_level())
         names = getattr(self, "feature_names_in_", None)
-        self.result_ = result = result if names is None else replace(result, features=names.tolist())
+        self.result_ = result = _ordered(result, [] if names is None else names.tolist())
         self.labels_ = result.labels
         self.lower_bound_ = result.lower_bound
         self.gap_ = result.gap
@@ -177,7 +177,8 @@ class ILASDP(_Clusterer, DensityMixin, BaseEstimator):
 
     Notes
     -----
-    What is certified are the labels given the covariances, not the choice of both.
+    What is certified are the labels given the covariances, not the choice of both. Clusters are numbered by size, the
+    largest first, so that the order of the rows does not matter.
 
     References
     ----------
@@ -410,6 +411,10 @@ class SDPKMeans(_Clusterer, TransformerMixin, ClassNamePrefixFeaturesOutMixin, B
     InvalidInputError
         If a parameter breaks its rule, or data hold a NaN.
 
+    Notes
+    -----
+    Clusters are numbered by size, the largest first, so that the order of the rows does not matter.
+
     References
     ----------
     J. Peng, Y. Wei, Approximating K-means-type clustering via semidefinite programming, 2007;
@@ -529,6 +534,15 @@ class SDPKMeans(_Clusterer, TransformerMixin, ClassNamePrefixFeaturesOutMixin, B
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _ordered(result, features):
+    """Return the result with the largest cluster first, equal ones by their means, whatever the order of the rows."""
+    order = np.lexsort((*result.means.T[::-1], -result.proportions))
+    rank = np.append(np.argsort(order), -1)  # noise, -1, stays
+    parts = {name: getattr(result, name)[order] for name in ("proportions", "means", "covariances")}
+    labels, membership = rank[result.labels], result.membership[:, order]
+    return replace(result, labels=labels, membership=membership, features=features, **parts)
 
 
 def _seed(random_state):
