@@ -293,6 +293,7 @@ def ila_sdp(
     dof = free_parameters(mixture, found.structure)
     log_n = math.log(float(problem.counts.sum()))
     bic = -2 * loglik + dof * log_n
+    report["free_parameters"] = dof
     history = {key: row for key, row in history.items() if key in ("objective", "criterion")}
     steps = len(next(iter(history.values()))) - 1 if history else 0
     result = _result(
