@@ -15,6 +15,8 @@ References  Y. Zhuang, X. Chen, Y. Yang, Likelihood adjusted semidefinite progra
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 
 __all__ = ["Affinity"]
@@ -68,21 +70,36 @@ class Affinity:
         self.n_clusters = n_clusters
         if covariances is None:
             self.factors = torch.eye(p, dtype=X.dtype, device=X.device)[None]
-            logdets = X.new_zeros(1)
+            self.logdets = X.new_zeros(1)
         else:
             stack = covariances if covariances.ndim == 3 else covariances[None]
             L = torch.linalg.cholesky(stack)
             eye = torch.eye(p, dtype=X.dtype, device=X.device).expand_as(L)
             self.factors = torch.linalg.solve_triangular(L, eye, upper=False).mT.contiguous()
-            logdets = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            self.logdets = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         self.blocks = len(self.factors)
-        self.traces = torch.full_like(logdets, n_clusters if self.blocks == 1 else 1.0)
-        q = torch.stack([(self.X @ F).square().sum(-1) for F in self.factors])  # (B, n)
+        self.traces = torch.full_like(self.logdets, n_clusters if self.blocks == 1 else 1.0)
+        self.shift = float(self.weights.sum() * self.logdets.min())
+
+    @cached_property
+    def _lengths(self):
+        return torch.stack([(self.X @ F).square().sum(-1) for F in self.factors])  # (B, n)
+
+    @cached_property
+    def scale(self):
+        """Mean of the squared lengths; a number."""
         # Points that all coincide have no length; any unit does for them.
-        self.scale = float((q @ self.weights).mean() / self.weights.sum()) or 1.0
-        self.q = q / self.scale
-        self.offsets = (logdets - logdets.min()) / self.scale
-        self.shift = float(self.weights.sum() * logdets.min())
+        return float((self._lengths @ self.weights).mean() / self.weights.sum()) or 1.0
+
+    @cached_property
+    def q(self):
+        """Squared lengths over `scale`: shape (B, n)."""
+        return self._lengths / self.scale
+
+    @cached_property
+    def offsets(self):
+        """c_k less the smallest, over `scale`: shape (B,)."""
+        return (self.logdets - self.logdets.min()) / self.scale
 
     @property
     def shape(self):
@@ -137,8 +154,13 @@ class Affinity:
 
     def objective(self, labels):
         """Return what labels cost: the sum of d^2 + c_k, weighted; for K-means the sum of squares. Shape ()."""
-        costs = self.costs(self.means(labels)[0]).gather(1, labels[:, None])[:, 0]
-        return self.weights @ costs + self.shift
+        means, sizes = self.means(labels)
+        total = self.X.new_zeros(())
+        for k in range(self.n_clusters):
+            rows = labels == k
+            F = self.factors[min(k, self.blocks - 1)]
+            total = total + self.weights[rows] @ ((self.X[rows] - means[k]) @ F).square().sum(-1)
+        return total + (sizes * (self.logdets - self.logdets.min()).expand(self.n_clusters)).sum() + self.shift
 
     def to_objective(self, value):
         """Return the objective that belongs to a sum of inner products (a number or a tensor)."""

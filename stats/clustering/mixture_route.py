@@ -28,7 +28,7 @@ __all__ = ["Mixture", "fit_mixture", "log_joint", "mixture_of", "shares", "sketc
 # Rows on which the search runs; the relaxations in it on fewer.
 _SEARCH, _RELAX = 1500, 800
 # Operations that the last fit on all rows may take.
-_WORK = 2e10
+_WORK = 8e9
 _TILE = 2**21
 
 
@@ -145,7 +145,7 @@ def fit_mixture(rows, counts, K, rng, options, *, init="auto", rank=3, reduce="a
     if not refine:
         starts = {name: start for name, start in starts.items() if name.startswith("ila")} or starts
     found = search_mixture(sample, K, rng, starts, options, max_iter=max_iter if refine else 1)
-    found = replace(found, rows=size)
+    found = replace(found, rows=size, change=float(found.prediction.change[0]))
     if chosen is not None:
         found, sample = _lift(found, sample, rows, counts)
     return found, sample, projection, history

@@ -117,8 +117,10 @@ class Sample:
 
     def _steps(self):
         """Smallest step between the values of each column, zero where values hardly repeat."""
+        # Some tens of thousands of rows show the grid of a column.
+        part = self.Z[:: max(1, len(self.Z) // 20_000)] * self.std
         steps = []
-        for column in (self.Z * self.std).T:
+        for column in part.T:
             values = torch.unique((column / column.abs().amax() * 2**40).round())
             few = 4 * len(values) <= len(column)
             steps.append(values.diff().amin() * column.abs().amax() / 2**40 if few else values.new_zeros(()))
@@ -150,6 +152,8 @@ class Found:
         Structure, start, noise and score of all that were finished.
     rows : int
         How many rows were searched.
+    change : float
+        Mean change of the memberships of these rows in the last step.
     """
 
     prediction: object
@@ -159,6 +163,7 @@ class Found:
     noise: bool
     candidates: list = field(default_factory=list)
     rows: int = 0
+    change: float = 0.0
 
 
 def gather_starts(sample, K, rng, n_init=10, wanted=None):

@@ -217,7 +217,14 @@ class PredictiveMixtures:
                 yield rows, self._raised(self.X[rows])
 
     def _raised(self, X):
-        return torch.cat([X[:, self._first] * X[:, self._second], X, torch.ones_like(X[:, :1])], 1)
+        p, at = self.p, 0
+        G = X.new_empty(len(X), len(self._first) + p + 1)
+        for i in range(p):
+            torch.mul(X[:, i:], X[:, i : i + 1], out=G[:, at : at + p - i])
+            at += p - i
+        G[:, at : at + p] = X
+        G[:, -1] = 1.0
+        return G
 
     def _moments(self, R, noise):
         """Counts, means and scatters of memberships."""
@@ -251,13 +258,17 @@ class PredictiveMixtures:
         if self.strength is None and step % _EVERY == 0:
             nu = self._evidence(N, T, W).argmax(1).to(N.dtype)
             nu = self.grid[nu.long()]
+        dof = (N - 1).clamp_min(0)
         for _ in range(3):
             C = nu[:, None, None, None] * W[:, None] + T
-            # Stationary points of the marginal likelihood are harmonic means of the posterior covariances.
-            inverse = torch.cholesky_inverse(_cholesky(C))
-            weight = (nu[:, None] + N - 1).clamp_min(1e-3) / nu.clamp_min(1e-3)[:, None]
-            H = (inverse * weight[..., None, None]).mean(1) * nu.clamp_min(1e-3)[:, None, None]
-            W = self._shaped(H, harmonic=True)
+            inverse = torch.cholesky_inverse(_cholesky(C)) * (nu[:, None] + dof).clamp_min(1e-6)[..., None, None]
+            # Two forms of the same condition for a maximum of the marginal likelihood: W is the harmonic mean of the
+            # posterior covariances, and a mean of the parallel sums of W and the scatters. As iterations the first
+            # contracts by nu / (nu + n_k), the second by n_k / (nu + n_k).
+            harmonic = self._shaped(inverse.mean(1), harmonic=True)
+            sums = (W[:, None] @ inverse @ T).sum(1) / dof.sum(1).clamp_min(1e-9)[:, None, None]
+            parallel = self._shaped(0.5 * (sums + sums.mT), harmonic=False)
+            W = torch.where((nu > dof.mean(1))[:, None, None], parallel, harmonic)
         return {"counts": N, "means": m, "scatters": T, "strengths": nu, "centres": W, "noise": N0}
 
     def _shaped(self, H, harmonic):
@@ -327,13 +338,14 @@ class PredictiveMixtures:
         joint = torch.lgamma((dof + p) / 2) - torch.lgamma(dof / 2) - 0.5 * p * math.log(math.pi)
         joint = joint - 0.5 * (logdet[..., None] + pull.log()) - 0.5 * p * torch.log1p(1 / left)
         joint = joint - 0.5 * (dof + p) * torch.log1p(left / (left + 1) * h)
+        components = K + (self.noise_log_density is not None)
         total = self.total - w.clamp_max(1.0) if self.leave_one_out else self.total
-        joint = joint + torch.log((left + 1) / (total + K))
+        joint = joint + torch.log((left + 1) / (total + components))
         if self.noise_log_density is None:
             return joint
         own = noise * w.clamp_max(1.0) if self.leave_one_out else torch.zeros_like(noise)
         share = (N0[:, None] - own).clamp_min(0) + 1
-        return torch.cat([joint, (torch.log(share / (total + K)) + self.noise_log_density)[:, None]], 1)
+        return torch.cat([joint, (torch.log(share / (total + components)) + self.noise_log_density)[:, None]], 1)
 
 
 def evidence(grid, dof, eigenvalues):

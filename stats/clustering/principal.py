@@ -1,7 +1,7 @@
 r"""Principal components for clustering: as many as stand out of the same data without their correlations.
 
 A covariance of p features has p(p+1)/2 numbers, which a cluster of a few hundred points cannot tell for p above some
-fifty. The points are projected on the leading directions, those whose singular values exceed what the columns give when
+hundred. The points are projected on the leading directions, those whose singular values exceed what the columns give when
 each is shuffled by itself (parallel analysis); covariances are carried back with the pooled variance of what was left
 out.
 
@@ -21,7 +21,7 @@ import torch
 __all__ = ["Projection", "leading_directions", "project"]
 
 # Features up to which nothing is left out, and components at most.
-_FREE, _MOST = 50, 50
+_FREE, _MOST = 80, 50
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def project(rows, counts, K, rng, reduce="auto"):
     rng : numpy.random.Generator
         Of the random decomposition and the shuffles.
     reduce : "auto", int or None
-        Number of components; "auto", the default: all features up to 50, else those that stand out, at least K and at
+        Number of components; "auto", the default: all features up to 80, else those that stand out, at least K and at
         most 50; None: all features.
 
     Returns
