@@ -4,9 +4,10 @@ All in one process on one core; seconds are of the processor. `errors`: mean and
 draws of the settings S1 to S5 of `benchmarks.clustering_problems`; "EM from the truth" starts scikit-learn's mixture at
 the moments of the true clusters: what no method can expect to beat by much. `random start`: every method from a single
 random labelling. `certificates`: relative gap between the labels found and the bound, and whether it proves them best.
-`sketched bound`: bound from samples of 20 000 rows with its standard error, both over the sum of squares. `million`:
-n = 1e6, p = 10, K = 8; "true discriminant" classifies by the moments of the true labels. `outliers`: S2 and S1
-with 5 % of uniform outliers; `extra` is the share of the outliers that got the label -1.
+`sketched bound`: bound from samples of 20 000 rows with its standard error, both over the sum of squares. `many
+clusters`: `extra` is the sum of squares over the least that any method found, less one. `million`: n = 1e6, p = 10,
+K = 8; "true discriminant" classifies by the moments of the true labels. `outliers`: S2 and S1 with 5 % of uniform
+outliers; `extra` is the share of the outliers that got the label -1.
 """
 
 import time
@@ -14,7 +15,7 @@ import warnings
 
 import numpy as np
 
-from benchmarks.clustering_problems import PEERS, by_kmeans, by_mixture, error, hard_em
+from benchmarks.clustering_problems import PEERS, by_kmeans, by_mixture, by_ward, error, hard_em, many_balls
 from benchmarks.clustering_problems import SETTINGS as CASES
 from sciml.datasets import gaussian_clusters
 
@@ -134,6 +135,35 @@ def sketched(quick):
     yield row("sketched bound", f"n={n}", "sciml", seconds, error(found.labels, truth), None, bound, note)
 
 
+def many_clusters(seeds):
+    """Yield sums of squares of twenty balls, over the least that any method found."""
+    for seed in seeds:
+        X, truth, K = many_balls(seed)
+        labelled, seconds = {}, {}
+        for name, method in {
+            "sciml, K-means": lambda X, K, seed: by_sciml(X, K, seed, method="kmeans-sdp").labels,
+            "KMeans, 1 start": lambda X, K, seed: by_kmeans(X, K, seed, 1),
+            "KMeans, 100 starts": by_kmeans,
+            "Ward + Lloyd": by_ward,
+        }.items():
+            start = time.process_time()
+            labelled[name] = method(X, K, seed)
+            seconds[name] = time.process_time() - start
+        squares = {name: sum_of_squares(X, labels) for name, labels in labelled.items()}
+        least = min(squares.values())
+        for name, value in squares.items():
+            note = f"sum of squares {value:.4f}"
+            wrong = error(labelled[name], truth)
+            yield row(
+                "many clusters", f"20 balls, seed {seed}", name, seconds[name], wrong, None, value / least - 1, note
+            )
+
+
+def sum_of_squares(X, labels):
+    """Return what labels cost by the K-means objective."""
+    return float(sum(np.square(X[labels == k] - X[labels == k].mean(0)).sum() for k in np.unique(labels)))
+
+
 def discriminant(X, truth, K):
     """Return labels by the moments of the true ones."""
     logs = []
@@ -193,5 +223,6 @@ def rows(quick):
     yield from errors(seeds)
     yield from certificates(quick)
     yield from sketched(quick)
+    yield from many_clusters(seeds[:1] if quick else seeds[:3])
     yield from million(SETTINGS["quick_million" if quick else "million"])
     yield from outliers(seeds)

@@ -34,7 +34,7 @@ def error(labels, truth):
     table = np.zeros((max(labels.max(), 0) + 1, truth.max() + 1))
     found = labels >= 0
     np.add.at(table, (labels[found], truth[found]), 1)
-    return 1 - table[linear_sum_assignment(-table)].sum() / len(truth)
+    return 1 - float(table[linear_sum_assignment(-table)].sum()) / len(truth)
 
 
 # ---------------------------------------------------------------- families
