@@ -31,9 +31,10 @@ from sciml.stats.clustering.row_sum_lagrangian import RowSumLagrangian
 
 __all__ = ["LowRankSolution", "default_rank", "denoised", "factorise", "memberships", "random_factor", "start_factor"]
 
-_FIRST_GOAL = 1e-2  # of the first descent; the next ones are asked for a third each time
-_TIGHTER = 0.3
-_FALL = 0.25  # of the residual; where it falls by less, beta is doubled
+_FIRST_GOAL = 1e-2  # of the first descent
+_TIGHTER = 0.2  # each goal against the one before, down to a third of tol
+_LAST_GOAL = 0.3
+_FALL = 0.5  # of the residual; where a descent that reached its goal leaves more, beta is doubled
 _MOST_BETA = 1e4
 
 
@@ -217,12 +218,13 @@ def _steps(problem, U, y, tol, max_inner):
             best = now
         scalars = {"residual": residual, "stationarity": stationarity, "value": value, "penalty": beta}
         yield Step(best, max(best.residual, best.stationarity), scalars)
-        if last is not None and residual > max(_FALL * last, tol):
+        # A descent that was cut short says nothing of beta: a larger one would make it harder still.
+        if last is not None and residual > max(_FALL * last, tol) and stationarity <= goal:
             beta = min(2 * beta, _MOST_BETA)
-        last = residual
+        if n_inner:
+            last, goal = residual, max(_TIGHTER * goal, _LAST_GOAL * tol)
         U, at, stationarity, tau, n = descend(problem, U, y, beta, tau, goal=goal, max_iter=max_inner)
         n_inner += n
-        goal = max(_TIGHTER * goal, _TIGHTER * tol)
 
 
 def default_rank(affinity):
@@ -269,7 +271,7 @@ def start_factor(affinity, labels, rank=None, rng=None, perturbation=0.1):
     >>> import torch
     >>> from sciml.stats.clustering.affinity import Affinity
     >>> affinity = Affinity(torch.eye(4, dtype=torch.float64), 2)
-    >>> start_factor(affinity, torch.tensor([0, 0, 1, 1]), 2, perturbation=0)[0].square().sum(0)
+    >>> start_factor(affinity, torch.tensor([0, 0, 1, 1]), 2, perturbation=0)[0].square().sum(0).round(decimals=9)
     tensor([1., 1.], dtype=torch.float64)
     """
     rank = default_rank(affinity) if rank is None else rank

@@ -4,10 +4,11 @@ r"""The augmented Lagrangian of non-negative factors U_k whose Z_k = U_k U_k' ha
           \rho = \sum_k U_k (U_k' s) - s, \qquad
           \nabla_k L = -2 A_k U_k + v (s' U_k) + s (v' U_k), \quad v = y + \beta \rho.
 
-Notation  as in the affinities; rho (n,) residual; y (n,) multipliers; G = [diag(s) X, s, diag(s) q_1, ..., diag(s) q_B]
-          (n, p + 1 + B): all that A_k needs, so that G'U gives L and G times a small matrix its gradient.
-Cost      one product with G' for L, one with G for the gradient: 2 n (p + 1 + B) B r operations each.
-Pitfalls  factors of all blocks lie side by side, (n, B r): one large product is several times faster than B small ones.
+Notation  as in the affinities; rho (n,) residual; y (n,) multipliers; G (p + 1 + B, n), the
+          rows of (diag(s) X)', s and diag(s) q_k: all that A_k needs, so that G U gives L and G' times a small matrix its gradient.
+Cost      one product with G for L, one with G' for the gradient: 2 n (p + 1 + B) B r operations each.
+Pitfalls  the columns of all factors lie as rows, (B r, n): one large product is several times faster than B small ones,
+          and skinny matrices are multiplied fastest along their long side.
 References  Y. Zhuang, X. Chen, Y. Yang, R. Y. Zhang, Statistically optimal K-means clustering via nonnegative low-rank
             semidefinite programming, 2024, arXiv 2305.18436.
 """
@@ -60,7 +61,7 @@ class RowSumLagrangian:
     >>> import torch
     >>> from sciml.stats.clustering.affinity import Affinity
     >>> L = RowSumLagrangian(Affinity(torch.tensor([[0.0], [1.0], [9.0]], dtype=torch.float64), 2))
-    >>> U = torch.tensor([[0.5**0.5, 0.0], [0.5**0.5, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    >>> U = torch.tensor([[0.5**0.5, 0.5**0.5, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     >>> L.evaluate(U, torch.zeros(3, dtype=torch.float64), 1.0).residual.abs().max() < 1e-12
     tensor(True)
     """
@@ -69,7 +70,7 @@ class RowSumLagrangian:
         self.affinity = affinity
         self.B, self.n, self.p = affinity.shape
         self.s = s = affinity.roots
-        self.G = torch.cat([s[:, None] * affinity.X, s[:, None], (s * affinity.q).T], 1)
+        self.G = torch.cat([s * affinity.X.T, s[None], s * affinity.q])
         self.P = affinity.factors @ affinity.factors.mT / affinity.scale
         self.offsets = affinity.offsets[:, None]
         self.joint = trace == "total"
@@ -78,49 +79,47 @@ class RowSumLagrangian:
         self.size = float(affinity.weights.sum())
 
     def pack(self, U):
-        """Return factors (B, n, r) side by side: (n, B r), in memory of their own."""
-        return U.permute(1, 0, 2).reshape(self.n, -1).clone(memory_format=torch.contiguous_format)
+        """Return factors (B, n, r) as rows (B r, n), in memory of their own."""
+        return U.mT.reshape(-1, self.n).clone(memory_format=torch.contiguous_format)
 
     def unpack(self, U):
-        """Return factors (n, B r) as (B, n, r)."""
-        return U.reshape(self.n, self.B, -1).permute(1, 0, 2).contiguous()
+        """Return rows (B r, n) as factors (B, n, r)."""
+        return U.reshape(self.B, -1, self.n).mT.contiguous()
 
     def evaluate(self, U, y, beta):
-        """Return the `Evaluation` at factors U (n, B r)."""
+        """Return the `Evaluation` at rows U (B r, n)."""
         B, p = self.B, self.p
-        H = (self.G.T @ U).reshape(p + 1 + B, B, -1)
+        H = (self.G @ U.T).reshape(p + 1 + B, B, -1)
         inner, total = H[:p].transpose(0, 1), H[p]
         lengths = H[p + 1 :].diagonal(dim1=0, dim2=1).T  # (B, r): q_k'U_k
         mapped = self.P @ inner
         value = (mapped * inner).sum() - (lengths * total).sum() - (self.offsets * total.square()).sum()
-        residual = torch.addmv(self.s, U, total.reshape(-1), beta=-1)
+        residual = torch.addmv(self.s, U.T, total.reshape(-1), beta=-1)
         L = torch.dot(y, residual) + 0.5 * beta * torch.dot(residual, residual) - value
         return Evaluation(float(L), float(value), residual, (mapped, total, lengths))
 
-    def gradient(self, U, y, beta, at):
-        """Return the gradient at U (n, B r), of which `at` is the `Evaluation`."""
+    def gradient(self, U, y, beta, at, out=None):
+        """Return the gradient at rows U (B r, n), of which `at` is the `Evaluation`; `out` is memory for it."""
         mapped, total, lengths = at.moments
         B, p, r = mapped.shape
         v = torch.add(y, at.residual, alpha=beta)
         C = U.new_zeros(p + 1 + B, B, r)
         C[:p] = -2 * mapped.transpose(0, 1)
-        C[p] = lengths + 2 * self.offsets * total + (v @ U).reshape(B, r)
+        C[p] = lengths + 2 * self.offsets * total + (U @ v).reshape(B, r)
         C[p + 1 :].diagonal(dim1=0, dim2=1).copy_(total.T)
-        return (self.G @ C.reshape(-1, B * r)).addr_(v, total.reshape(-1))
+        return torch.mm(C.reshape(-1, B * r).T, self.G, out=out).addr_(total.reshape(-1), v)
 
     def project_(self, V):
-        """Move factors V (n, B r), in place, to the nearest ones that are non-negative and of the right norms."""
-        blocks = V[:, None, :] if self.joint else V.view(self.n, self.B, -1)
-        radii = V.new_tensor([self.radius]) if self.joint else self.radii
+        """Move rows V (B r, n), in place, to the nearest ones that are non-negative and of the right norms."""
+        blocks = V.view(1 if self.joint else self.B, -1)
         # Where no entry is positive, the nearest point holds the largest entry alone.
-        top = blocks.amax((0, 2))
-        for k in (top <= 0).nonzero()[:, 0].tolist():
-            entry = blocks[:, k].argmax()
-            blocks[:, k] = 0
-            blocks[entry // blocks.shape[2], k, entry % blocks.shape[2]] = 1
+        for k in (blocks.amax(1) <= 0).nonzero()[:, 0].tolist():
+            entry = blocks[k].argmax()
+            blocks[k] = 0
+            blocks[k, entry] = 1
         V.clamp_min_(0)
-        norms = torch.linalg.vector_norm(blocks, dim=(0, 2))
-        blocks.mul_((radii / norms)[:, None])
+        norms = torch.linalg.vector_norm(blocks, dim=1)
+        blocks.mul_(((self.radius if self.joint else self.radii) / norms)[:, None])
         return V
 
     def natural_step(self, U, gradient):
