@@ -4,8 +4,9 @@ r"""The augmented Lagrangian of non-negative factors U_k whose Z_k = U_k U_k' ha
           \rho = \sum_k U_k (U_k' s) - s, \qquad
           \nabla_k L = -2 A_k U_k + v (s' U_k) + s (v' U_k), \quad v = y + \beta \rho.
 
-Notation  as in the affinities; rho (n,) residual; y (n,) multipliers; G (p + 1 + B, n), the
-          rows of (diag(s) X)', s and diag(s) q_k: all that A_k needs, so that G U gives L and G' times a small matrix its gradient.
+Notation  as in the affinities; rho (n,) residual; y (n,) multipliers; G (p + 1 + B, n), the rows
+          of (diag(s) X)', s and diag(s) q_k: all that A_k needs, so that G U gives L and G' times a small matrix its
+          gradient.
 Cost      one product with G for L, one with G' for the gradient: 2 n (p + 1 + B) B r operations each.
 Pitfalls  the columns of all factors lie as rows, (B r, n): one large product is several times faster than B small ones,
           and skinny matrices are multiplied fastest along their long side.
