@@ -266,22 +266,15 @@ def search_mixture(sample, K, rng, starts, options, max_iter=300):
         pool.add(model, structures[0], names, model.fit(R, max_iter=1))
         model, structure, start, best = pool.best()
         return Found(best, model, structure, start, False, pool.candidates)
-    # Every start a few steps in the first structure; in the others those that did well there, and the first of all.
-    first = _model(sample, structures[0], options)
-    screened = first.fit(R, max_iter=_SCREEN, tol=1e-3)
-    order = _distinct(screened.score)
-    top = order[:_KEEP]
+    # Which starts lead far depends on the structure: all begin under each, and the best go on.
     for structure in structures:
-        model = first if structure == structures[0] else _model(sample, structure, options)
-        begun = model.fit(screened.memberships[top], max_iter=2 * _SCREEN, tol=1e-3)
-        pool.add(model, structure, [names[i] for i in top], begun)
+        model = _model(sample, structure, options)
+        begun = model.fit(R, max_iter=_SCREEN, tol=1e-3)
+        top = _distinct(begun.score)[:_KEEP]
+        pool.add(
+            model, structure, [names[i] for i in top], model.fit(begun.memberships[top], max_iter=4 * _SCREEN, tol=1e-4)
+        )
     model, structure, start, best = pool.best()
-    if len(structures) > 1:
-        # The structure is known now: all starts again under it.
-        again = model.fit(R, max_iter=_SCREEN, tol=1e-3)
-        keep = _distinct(again.score)[:_KEEP]
-        pool.add(model, structure, [names[i] for i in keep], model.fit(again.memberships[keep], max_iter=4 * _SCREEN))
-        model, structure, start, best = pool.best()
     if options.moves:
         moved = search(model, best, rounds=options.moves)
         pool.add(model, structure, [f"{start}, split and merged"], moved)
