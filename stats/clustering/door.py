@@ -109,6 +109,10 @@ def check_data(X):
         raise InvalidInputError(
             f"X must be below 1e150, so that its squares are finite; got {largest:.3g}. Rescale it."
         )
+    if 0 < largest < 1e-150:
+        raise InvalidInputError(
+            f"X must have an entry above 1e-150, so that squares are not zero; the largest is {largest:.3g}. Rescale it."
+        )
     return rows.detach().double(), names, leave
 
 

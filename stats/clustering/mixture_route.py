@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sciml.exceptions import InvalidInputError
 from sciml.stats.clustering.affinity import Affinity
 from sciml.stats.clustering.alternation import alternate
 from sciml.stats.clustering.lloyd import kmeans
@@ -23,7 +24,7 @@ from sciml.stats.clustering.portfolio import Sample, gather_starts, search_mixtu
 from sciml.stats.clustering.predictive import PredictiveMixtures
 from sciml.stats.clustering.principal import project
 
-__all__ = ["Mixture", "fit_mixture", "log_joint", "mixture_of", "shares", "sketch_size"]
+__all__ = ["Mixture", "fit_mixture", "log_joint", "mixture_of", "shares", "singletons", "sketch_size"]
 
 # Rows on which the search runs; the relaxations in it on fewer.
 _SEARCH, _RELAX = 1500, 800
@@ -128,6 +129,11 @@ def fit_mixture(rows, counts, K, rng, options, *, init="auto", rank=3, reduce="a
     history : dict
         "objective" and "criterion" of the alternation that did best.
     """
+    if not bool(Sample(rows, counts).varying.any()):
+        raise InvalidInputError(
+            f"X must vary by more than rounding; its {len(rows)} different rows do not, being "
+            f"{float(rows.abs().max()):.3g} apart at most. Subtract a constant before the digits are lost."
+        )
     projection = project(rows, counts, K, rng, reduce)
     if projection is not None:
         rows = rows @ projection.directions
@@ -237,6 +243,23 @@ def _lift(found, sample, rows, counts):
     steps = int(min(30, max(1, _WORK / (4.0 * n * len(means) * p * (p + 10)))))
     fitted = model.fit(R[None], noise=noise[None], max_iter=steps, tol=1e-5)
     return replace(found, prediction=fitted, model=model), whole
+
+
+def singletons(rows, counts):
+    """Return the mixture with a cluster for each row, covariances being a millionth of the columns' variances.
+
+    Parameters
+    ----------
+    rows : torch.Tensor, shape (m, p)
+        Different points.
+    counts : torch.Tensor, shape (m,)
+        Their weights.
+    """
+    total = counts.sum()
+    variance = counts @ (rows - counts @ rows / total).square() / total
+    least = float(variance.max()) or 1.0
+    covariance = torch.diag(1e-6 * torch.where(variance > 0, variance, least))
+    return Mixture(counts / total, rows.clone(), covariance.expand(len(rows), -1, -1).clone(), counts)
 
 
 def log_joint(mixture, rows):

@@ -21,7 +21,7 @@ from sciml.stats.clustering.certificates import certify as certify_labels
 from sciml.stats.clustering.door import open_problem, renumber
 from sciml.stats.clustering.kmeans_route import fit_partition
 from sciml.stats.clustering.low_rank import factorise, start_factor
-from sciml.stats.clustering.mixture_route import fit_mixture, mixture_of
+from sciml.stats.clustering.mixture_route import fit_mixture, mixture_of, singletons
 from sciml.stats.clustering.portfolio import PRIORS, Options
 from sciml.stats.clustering.result import ClusterResult
 from sciml.validation import check_number, check_option
@@ -124,6 +124,7 @@ def cluster(
     -------
     ClusterResult
         Labels, memberships, means, covariances; objective, lower bound, gap and whether the labels are certified.
+        Computed in float64, whatever the precision of the data, and returned so.
 
     Raises
     ------
@@ -257,41 +258,19 @@ def ila_sdp(
         n_init=n_init,
         moves=0 if refine is None else 5,
     )
-    found, sample, projection, history = fit_mixture(
-        problem.rows,
-        problem.counts,
-        K,
-        rng,
-        options,
-        init=_labels(init, problem),
-        rank=3 if rank is None else rank,
-        reduce=reduce,
-        max_iter=max_iter,
-        refine=refine is not None,
-    )
-    mixture = mixture_of(found.prediction, sample, found.noise, projection=projection)
-    # A lift is a few passes by design: what must have settled is the search on the sketch.
-    change = min(found.change, float(found.prediction.change[0]))
+    search = _singletons if len(problem.rows) == K else _searched
+    mixture, history, change, report = search(problem, rng, options, init, rank, reduce, max_iter, refine)
     status = Status.CONVERGED if change <= tol else Status.MAX_ITER
-    report = {
-        "structure": found.structure,
-        "start": found.start,
-        "prior_strength": mixture.strength,
-        "noise_component": found.noise,
-        "candidates": found.candidates,
-        "rows_searched": found.rows,
-        "features_used": sample.Z.shape[1],
-    }
     # A component for outliers that nobody asked for keeps them out of the covariances, not out of the clusters.
     shown = {"noise_proportion": mixture.noise_proportion, "noise_log_density": mixture.noise_log_density}
-    if not noise:
+    if not mixture.noise_proportion or not noise:
         shown = {}
     result = judged(problem, mixture, refine, bool(shown))
     labels, membership, outside, loglik, entropy = result
     labels, order = renumber(problem, labels, K)
     mixture = mixture.ordered(order)
     objective, about = _certified(problem, labels, mixture.covariances, certify, memory, rng)
-    dof = free_parameters(mixture, found.structure)
+    dof = free_parameters(mixture, report["structure"])
     log_n = math.log(float(problem.counts.sum()))
     bic = -2 * loglik + dof * log_n
     report["free_parameters"] = dof
@@ -419,6 +398,43 @@ def kmeans_sdp(
     criterion_at = history["criterion"].min() if solved is not None else 0.0
     _say(result, f"kmeans_sdp stopped with criterion {criterion_at:.1e}, tol={tol:.0e}; loosen tol", on_failure)
     return result
+
+
+def _searched(problem, rng, options, init, rank, reduce, max_iter, refine):
+    """Mixture, history of the alternation, change of the last step and report of the search."""
+    found, sample, projection, history = fit_mixture(
+        problem.rows,
+        problem.counts,
+        problem.n_clusters,
+        rng,
+        options,
+        init=_labels(init, problem),
+        rank=3 if rank is None else rank,
+        reduce=reduce,
+        max_iter=max_iter,
+        refine=refine is not None,
+    )
+    mixture = mixture_of(found.prediction, sample, found.noise, projection=projection)
+    # A lift is a few passes by design: what must have settled is the search on the sketch.
+    change = min(found.change, float(found.prediction.change[0]))
+    report = {
+        "structure": found.structure,
+        "start": found.start,
+        "prior_strength": mixture.strength,
+        "noise_component": found.noise,
+        "candidates": found.candidates,
+        "rows_searched": found.rows,
+        "features_used": sample.Z.shape[1],
+    }
+    return mixture, history, change, report
+
+
+def _singletons(problem, rng, options, init, rank, reduce, max_iter, refine):
+    """The same for as many clusters as there are different rows."""
+    mixture = singletons(problem.rows, problem.counts)
+    report = {"structure": "singletons", "start": "singletons", "prior_strength": 0.0, "noise_component": False}
+    report |= {"candidates": [], "rows_searched": len(problem.rows), "features_used": problem.rows.shape[1]}
+    return mixture, {}, 0.0, report
 
 
 # ---------------------------------------------------------------- pieces of both
