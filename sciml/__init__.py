@@ -29,6 +29,7 @@ _WHERE = {
     "GPRegressor": "sciml.solvers.gp_regression.estimator",
     "GainPrior": "sciml.inverse.calibration",
     "HeldOut": "sciml.inverse.bilevel",
+    "ILASDP": "sciml.stats.clustering.estimator",
     "Initial": "sciml.solvers.gp_pde",
     "KernelMethod": "sciml.solvers.gp_pde",
     "LearnedTV": "sciml.inverse.bilevel.imaging_estimator",
@@ -38,6 +39,7 @@ _WHERE = {
     "Periodic": "sciml.solvers.gp_pde",
     "Region": "sciml.solvers.gp_pde",
     "Robin": "sciml.solvers.gp_pde",
+    "SDPKMeans": "sciml.stats.clustering.estimator",
     "SelfCalibrator": "sciml.inverse.calibration.estimator",
     "SquaredError": "sciml.inverse.bilevel",
     "StructuredLower": "sciml.inverse.bilevel",
@@ -46,12 +48,17 @@ _WHERE = {
     "blind_deconvolve": "sciml.inverse.calibration",
     "check_constants": "sciml.inverse.bilevel",
     "check_hypergradient": "sciml.inverse.bilevel",
+    "cluster": "sciml.stats.clustering",
     "config_context": "sciml._config",
     "fit_gp": "sciml.solvers.gp_regression",
     "get_config": "sciml._config",
     "hypergradient": "sciml.inverse.bilevel",
+    "ila_sdp": "sciml.stats.clustering",
+    "kmeans_sdp": "sciml.stats.clustering",
     "learn_hyperparameters": "sciml.inverse.bilevel",
     "load": "sciml.results",
+    "optimality_gap": "sciml.stats.clustering",
+    "select_n_clusters": "sciml.stats.clustering",
     "self_calibrate": "sciml.inverse.calibration",
     "set_config": "sciml._config",
     "show_versions": "sciml._versions",
@@ -135,6 +142,8 @@ if TYPE_CHECKING:
     from sciml.solvers.gp_pde.estimator import GPPDERegressor
     from sciml.solvers.gp_regression import fit_gp
     from sciml.solvers.gp_regression.estimator import GPRegressor
+    from sciml.stats.clustering import cluster, ila_sdp, kmeans_sdp, optimality_gap, select_n_clusters
+    from sciml.stats.clustering.estimator import ILASDP, SDPKMeans
 
 # A library stays silent until its user configures logging.
 logging.getLogger("sciml").addHandler(logging.NullHandler())

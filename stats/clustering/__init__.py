@@ -7,6 +7,7 @@ Labels, not centroids, are the unknowns: every cluster has a matrix Z_k, and a c
 solved by non-negative factors of low rank, refined statistically, and any labels get a proof of how good they are.
 """
 
+from sciml.stats.clustering.gap import optimality_gap as optimality_gap
 from sciml.stats.clustering.result import ClusterResult as ClusterResult
 from sciml.stats.clustering.selection import NumberOfClusters as NumberOfClusters
 from sciml.stats.clustering.selection import select_n_clusters as select_n_clusters

@@ -23,7 +23,7 @@ from sciml.stats.clustering.distinct import distinct_rows
 from sciml.stats.clustering.lloyd import as_they_appear
 from sciml.validation import check_number
 
-__all__ = ["Problem", "check_data", "check_n_clusters", "open_problem", "renumber"]
+__all__ = ["Problem", "check_data", "check_n_clusters", "check_weights", "open_problem", "renumber"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def check_data(X):
         )
     if 0 < largest < 1e-150:
         raise InvalidInputError(
-            f"X must have an entry above 1e-150, so that squares are not zero; the largest is {largest:.3g}. Rescale it."
+            f"X must have an entry above 1e-150, so that squares are not zero; got {largest:.3g}. Rescale it."
         )
     return rows.detach().double(), names, leave
 
@@ -178,7 +178,7 @@ def open_problem(X, n_clusters, sample_weight=None, device=None):
             f"X must have at least 2 rows to be clustered; got n_samples={n} and shape {tuple(data.shape)}."
         )
     K = check_n_clusters(n_clusters, n)
-    weights = _check_weights(sample_weight, data)
+    weights = check_weights(sample_weight, data)
     rows, counts, inverse = distinct_rows(data, weights)
     if device is not None:
         rows, counts, inverse, data = (t.to(device) for t in (rows, counts, inverse, data))
@@ -197,8 +197,21 @@ def open_problem(X, n_clusters, sample_weight=None, device=None):
     return Problem(rows - rest, counts, inverse, data, mean + rest, 1 if K == "auto" else K, features, leave)
 
 
-def _check_weights(sample_weight, data):
-    """Return weights as counts, or None."""
+def check_weights(sample_weight, data):
+    """Return weights as counts, or None.
+
+    Parameters
+    ----------
+    sample_weight : array, shape (n,), number or None
+        Not below zero, one of them positive.
+    data : torch.Tensor, shape (n, p)
+        What they belong to.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are not so.
+    """
     if sample_weight is None:
         return None
     (w,), _ = enter(sample_weight, names=("sample_weight",))
