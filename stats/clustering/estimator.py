@@ -51,8 +51,8 @@ class _Clusterer(ClusterMixin):
         )
         if not result.converged and on_failure != "ignore":
             text = (
-                f"{type(self).__name__} ended with status {result.status!s} after {result.n_iter} steps; labels and "
-                "bound are those of the best that was met. Raise n_init, or see result_.report."
+                f"{type(self).__name__} ended with status {getattr(result.status, 'name', result.status)} before its "
+                "tolerance was met; labels and bound are those of the best that was found. Loosen tol, or raise n_init."
             )
             if on_failure == "raise":
                 raise ConvergenceError(text)
@@ -155,7 +155,7 @@ class ILASDP(_Clusterer, DensityMixin, BaseEstimator):
     membership_ : ndarray, shape (n, K)
         Probability of each cluster.
     objective_path_ : ndarray, shape (n_iter + 1,)
-        The objective along the way.
+        Penalised log-likelihood of the relaxation after each step of the alternation, but for constants; it rises.
     lower_bound_, gap_ : float
         No labels cost less, given the covariances; and how much those found cost above it. NaN without a bound. Not the
         attribute of that name of scikit-learn's mixtures, which is a log-likelihood.
@@ -323,6 +323,8 @@ class ILASDP(_Clusterer, DensityMixin, BaseEstimator):
 
         .. math:: -2 \sum_i \log f(x_i) + \nu \log m
 
+        A covariance counts among the :math:`\nu` free parameters only as far as the data, not the prior, determine it.
+
         Parameters
         ----------
         X : array, shape (m, p)
@@ -332,7 +334,8 @@ class ILASDP(_Clusterer, DensityMixin, BaseEstimator):
         -------
         float
         """
-        return -2 * float(self.score_samples(X).sum()) + self._freedom() * math.log(len(X))
+        scores = self.score_samples(X)
+        return -2 * float(scores.sum()) + self.result_.report["free_parameters"] * math.log(len(scores))
 
     def icl(self, X):
         r"""Return the integrated classification criterion: `bic` plus twice the entropy of the memberships.
@@ -351,10 +354,6 @@ class ILASDP(_Clusterer, DensityMixin, BaseEstimator):
         noise = 1 - shares.sum(axis=1, keepdims=True) if self.result_.has_noise else shares[:, :0]
         shares = np.clip(np.hstack([shares, noise]), np.finfo(float).tiny, None)
         return self.bic(X) - 2 * float((shares * np.log(shares)).sum())
-
-    def _freedom(self):
-        K, p = self.means_.shape
-        return K * p + K * p * (p + 1) / 2 + K - 1
 
 
 class SDPKMeans(_Clusterer, TransformerMixin, ClassNamePrefixFeaturesOutMixin, BaseEstimator):

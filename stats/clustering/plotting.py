@@ -136,7 +136,7 @@ def plot_membership(result, *, ax=None):
 
 
 def plot_objective(result, *, ax=None, key="objective"):
-    """Draw how the objective fell, with the lower bound that nothing goes below.
+    """Draw how the relaxation went.
 
     Parameters
     ----------
@@ -150,8 +150,9 @@ def plot_objective(result, *, ax=None, key="objective"):
     Returns
     -------
     matplotlib.axes.Axes
-        Dashed: the lower bound, if there is one, which holds for the covariances of the result, the last of the path;
-        dotted: the cost of the labels that were returned.
+        For "kmeans-sdp" the value of the relaxation, which comes close from either side, since its constraints are met
+        only in the end; dotted what the labels cost, dashed the lower bound, if there is one. For "ila-sdp" the
+        penalised log-likelihood of the relaxation, which rises; it has other units than the objective of the labels.
 
     Raises
     ------
@@ -174,14 +175,16 @@ def plot_objective(result, *, ax=None, key="objective"):
             "A method without a loop has none."
         )
     ax = _axes(ax)
-    ax.plot(np.arange(len(path)), path, "o-", color="0.0", markersize=4, label=key.replace("_", " "))
-    if key == "objective" and math.isfinite(result.objective):
-        ax.axhline(result.objective, color="0.4", linestyle=":", label="labels returned")
-    if key == "objective" and math.isfinite(result.lower_bound):
-        ax.axhline(result.lower_bound, color=_COLOURS[1], linestyle="--", label="lower bound")
-    ax.set(xlabel="iteration", ylabel=f"{key.replace('_', ' ')} (smaller is better)")
+    is_sum_of_squares = key == "objective" and result.method == "kmeans-sdp"
+    ax.plot(np.arange(len(path)), path, "o-", color="0.0", markersize=4, label="relaxation")
+    if is_sum_of_squares:
+        ax.axhline(result.objective, color="0.4", linestyle=":", label="labels")
+        if math.isfinite(result.lower_bound):
+            ax.axhline(result.lower_bound, color=_COLOURS[1], linestyle="--", label="lower bound")
+        ax.legend(fontsize="small")
+    words = "penalised log-likelihood (larger is better)" if key == "objective" else key.replace("_", " ")
+    ax.set(xlabel="step", ylabel="sum of squares (smaller is better)" if is_sum_of_squares else words)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(fontsize="small")
     return ax
 
 

@@ -158,16 +158,24 @@ def test_membership_has_a_line_for_noise_and_no_more_columns_than_a_screen():
     assert ax.get_yticklabels()[3].get_text() == "noise"
 
 
-def test_the_path_of_the_objective_has_its_bound():
-    path = [5.0, 4.0, 3.5]
-    result, _ = made(objective=3.5, lower_bound=3.0, gap=0.5, history={"objective": path, "change": [1.0, 0.1, 0.0]})
+def test_the_path_of_a_sum_of_squares_has_labels_and_bound():
+    path, rows = [5.0, 4.0, 3.5], {"method": "kmeans-sdp", "objective": 3.6}
+    result, _ = made(lower_bound=3.0, gap=0.5, history={"objective": path, "change": [1.0, 0.1, 0.0]}, **rows)
     ax = plot_objective(result)
     assert ax.lines[0].get_ydata().tolist() == path
-    assert [line.get_ydata()[0] for line in ax.lines[1:]] == [3.5, 3.0]
-    assert [text.get_text() for text in ax.get_legend().texts] == ["objective", "labels returned", "lower bound"]
-    assert len(plot_objective(made(history={"objective": path})[0]).lines) == 1
+    assert [line.get_ydata()[0] for line in ax.lines[1:]] == [3.6, 3.0]
+    assert [text.get_text() for text in ax.get_legend().texts] == ["relaxation", "labels", "lower bound"]
+    assert len(plot_objective(made(history={"objective": path}, **rows)[0]).lines) == 2
     assert plot_objective(result, key="change").lines[0].get_ydata().tolist() == [1.0, 0.1, 0.0]
     assert len(plot_objective(result, key="change").lines) == 1
+    assert plot_objective(result, key="change").get_ylabel() == "change"
+
+
+def test_the_path_of_a_likelihood_has_no_lines_in_other_units():
+    result, _ = made(objective=3.5, lower_bound=3.0, gap=0.5, history={"objective": [-5.0, -4.0]})
+    ax = plot_objective(result)
+    assert len(ax.lines) == 1
+    assert "larger is better" in ax.get_ylabel()
 
 
 def test_the_gap_is_the_bar_and_words_say_what_it_proves():
