@@ -124,11 +124,14 @@ class PredictiveMixtures:
 
     Examples
     --------
+    Two points of the left cluster begin in the right one:
+
     >>> import torch
-    >>> X = torch.tensor([[-1.1], [-0.9], [-1.0], [0.9], [1.0], [1.1]], dtype=torch.float64)
-    >>> R = torch.tensor([[[1.0, 0], [1, 0], [0, 1], [0, 1], [0, 1], [0, 1]]], dtype=torch.float64)
-    >>> PredictiveMixtures(X).fit(R).memberships.argmax(-1)
-    tensor([[0, 0, 0, 1, 1, 1]])
+    >>> spread = torch.linspace(-0.1, 0.1, 8, dtype=torch.float64)
+    >>> X = torch.cat([spread - 1, spread + 1])[:, None]
+    >>> R = torch.nn.functional.one_hot(torch.tensor([0] * 6 + [1] * 10), 2).double()[None]
+    >>> PredictiveMixtures(X).fit(R).counts.round(decimals=3)
+    tensor([[8., 8.]], dtype=torch.float64)
     """
 
     def __init__(
