@@ -86,7 +86,8 @@ def alternate(
     weights : torch.Tensor, shape (n,), or None
         omega; None, the default: ones.
     floor : torch.Tensor, shape (p,), or None
-        Least variance; None, the default: a millionth of the variances of the columns.
+        Least variance; None, the default: a millionth of the variances of the columns, of the largest where a column
+        is constant.
     prior, strength : str, float or None
         As for `pooled_covariances`.
     rank : int
@@ -118,7 +119,10 @@ def alternate(
     mean = weights @ X / weights.sum()
     X = X - mean
     if floor is None:
-        floor = 1e-6 * (weights @ X.square() / weights.sum()).clamp_min(torch.finfo(X.dtype).tiny)
+        variance = weights @ X.square() / weights.sum()
+        largest = float(variance.max()) or 1.0
+        # A constant column has no unit of its own.
+        floor = 1e-6 * torch.where(variance > 1e-20 * largest, variance, largest)
     steps = _steps(X, K, start, rng, weights, floor, prior, strength, rank, solver)
     return run(steps, name="alternate", tol=tol, max_iter=max_iter, callback=callback, on_failure=on_failure)
 
@@ -150,7 +154,7 @@ def _steps(X, K, start, rng, weights, floor, prior, strength, rank, solver):
             U = start_factor(affinity, w.argmax(1), rank, rng) if U is None else _stirred(U, affinity, rng)
             solved = factorise(affinity, U, multipliers=y, tol=1e-3, max_iter=30, on_failure="ignore")
             U, value = solved.U, solved.value
-            fresh = memberships(affinity, U)
+            fresh = memberships(affinity, U, w.argmax(1))
             T = _scatters(X, weights, fresh, affinity.roots[:, None] * X, U=U)
         fresh = fresh.clamp_min(0)
         fresh = fresh / fresh.sum(1, keepdim=True).clamp_min(1e-12)
