@@ -16,18 +16,21 @@ References  J. Peng, Y. Wei, Approximating K-means-type clustering via semidefin
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 
-from sciml.linalg.memory import require
+from sciml.linalg.memory import budget, require
 from sciml.random import generator
-from sciml.stats.clustering.affinity import Affinity
 from sciml.stats.clustering.dense_route import dense_bound, dense_bytes
+from sciml.stats.clustering.matrix_free_route import kmeans_matrix_free
+from sciml.stats.clustering.sketch_bound import sketch_bound
 from sciml.validation import check_option
 
 __all__ = ["CERTIFIED", "Certificate", "certify"]
 
 CERTIFIED = 1e-6  # of the objective: what a gap may be that counts as none
-_METHODS = ("auto", "dense")
+_METHODS = ("auto", "dense", "matrix-free", "sketch")
+_DENSE, _SKETCH = 5000, 100_000  # points up to which "auto" takes matrices, and no samples
 _DESCENT = 100
 _STEPS = 300
 _SECONDS, _PER_ENTRY = 1.5, 4e-8  # what "auto" may spend on ascent, and what a step takes for each entry of a matrix
@@ -76,8 +79,9 @@ def certify(affinity, labels, *, method="auto", polish="auto", memory=None, rng=
         The problem.
     labels : torch.Tensor of int64, shape (n,)
         Clusters 0 to K - 1; some may be empty.
-    method : {"auto", "dense"}
-        How eigenvalues are bounded; "auto" by default.
+    method : {"auto", "dense", "matrix-free", "sketch"}
+        How eigenvalues are bounded: with matrices of n^2 numbers; without, for K-means; or from samples of the rows,
+        which gives an estimate. "auto", the default: the first up to 5000 points, the second up to 1e5.
     polish : "auto", bool or int
         Steps of ascent that raise a bound which leaves a gap, at most: none for False, 300 for True; "auto", the
         default, as many as take a second or two, and none where this is too few to help.
@@ -98,6 +102,7 @@ def certify(affinity, labels, *, method="auto", polish="auto", memory=None, rng=
     Examples
     --------
     >>> import torch
+    >>> from sciml.stats.clustering.affinity import Affinity
     >>> X = torch.tensor([[0.0], [1.0], [10.0], [11.0]], dtype=torch.float64)
     >>> found = certify(Affinity(X, 2), torch.tensor([0, 0, 1, 1]))
     >>> found.objective, found.certified
@@ -107,17 +112,34 @@ def certify(affinity, labels, *, method="auto", polish="auto", memory=None, rng=
     rng = generator(0) if rng is None else rng
     affinity = _shared(affinity)
     reference = _descended(affinity, labels)
-    n, p = affinity.X.shape
+    n = len(affinity.X)
     steps = _steps(polish, n, affinity.blocks)
-    require(
-        dense_bytes(n, affinity.blocks, steps > 0),
-        what=f"a dense certificate of {n} points",
-        remedy="pass method='matrix-free'",
-        memory=memory,
-    )
-    goal = 0.1 * CERTIFIED * _reference(affinity, labels)
-    value, report = dense_bound(affinity, reference, steps=steps, goal=goal / affinity.scale, rng=rng)
+    if method == "auto":
+        method = _method(n, affinity, memory)
+    if method == "sketch":
+        found = sketch_bound(affinity, reference, rng, polish=polish)
+        report = {"corrected": found.corrected, "size": found.size, "samples": found.samples}
+        return _finished(affinity, labels, found.bound, False, found.error, "sketch estimate", report)
+    if method == "matrix-free":
+        value, report = kmeans_matrix_free(affinity, reference, memory=memory, rng=rng)
+        return _finished(affinity, labels, affinity.to_objective(value), True, 0.0, "matrix-free", report)
+    device = affinity.X.device
+    if polish == "auto" and steps and dense_bytes(n, affinity.blocks, True) > budget(memory, device):
+        steps = 0
+    needed = dense_bytes(n, affinity.blocks, steps > 0)
+    remedy = "pass method='matrix-free'" if affinity.blocks == 1 else "pass method='sketch'"
+    require(needed, what=f"a dense certificate of {n} points", remedy=remedy, memory=memory, device=device)
+    goal = 0.1 * CERTIFIED * _reference(affinity, labels) / affinity.scale
+    value, report = dense_bound(affinity, reference, steps=steps, goal=goal, rng=rng)
     return _finished(affinity, labels, affinity.to_objective(value), True, 0.0, "dense", report)
+
+
+def _method(n, affinity, memory):
+    """The way that "auto" takes: rigorous as long as it can be paid."""
+    fits = dense_bytes(n, affinity.blocks, False) <= budget(memory, affinity.X.device)
+    if n <= _DENSE and fits:
+        return "dense"
+    return "matrix-free" if n <= _SKETCH and affinity.blocks == 1 else "sketch"
 
 
 def _steps(polish, n, blocks):
@@ -147,13 +169,14 @@ def _finished(affinity, labels, bound, rigorous, error, method, report):
 
 def _shared(affinity):
     """Return the affinity with one block where all blocks are the same: the bound is tighter and costs less."""
-    if affinity.blocks == 1 or bool((affinity.offsets > 0).any()):
+    if affinity.blocks == 1 or bool((affinity.logdets != affinity.logdets[0]).any()):
         return affinity
     if bool((affinity.factors != affinity.factors[0]).any()):
         return affinity
-    merged = object.__new__(Affinity)
-    merged.__dict__.update(affinity.__dict__)
-    merged.factors, merged.q, merged.offsets = affinity.factors[:1], affinity.q[:1], affinity.offsets[:1]
+    merged = copy(affinity)
+    for name in ("_lengths", "q", "offsets"):
+        merged.__dict__.pop(name, None)
+    merged.factors, merged.logdets = affinity.factors[:1], affinity.logdets[:1]
     merged.blocks, merged.traces = 1, affinity.traces.new_full((1,), affinity.n_clusters)
     return merged
 

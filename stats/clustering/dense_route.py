@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import torch
 
+from sciml.stats.clustering.clipped_affinity import ClippedAffinity
 from sciml.stats.clustering.dual_ascent import ascend
-from sciml.stats.clustering.kmeans_certificate import (
-    ClippedAffinity,
-    Clusters,
-    best_potentials,
-    dense_multiplier,
-    dense_value_bound,
-    negative_pairs,
-)
+from sciml.stats.clustering.kmeans_certificate import Clusters, best_potentials, dense_multiplier, dense_value_bound
 from sciml.stats.clustering.kmeans_splitting import KMeansSplitting
 from sciml.stats.clustering.likelihood_certificate import Profiles, best_design, block_multiplier, dense_block_bound
 from sciml.stats.clustering.likelihood_splitting import LikelihoodSplitting
+from sciml.stats.clustering.pair_potentials import negative_pairs
 
 __all__ = ["dense_bound", "dense_bytes", "metric_points"]
 
@@ -115,7 +110,7 @@ def _kmeans(affinity, labels, steps, goal, rng):
     total = float(weights @ X.square().sum(1))
     clusters = Clusters(X, weights, labels, K)
     attained = total - float(weights @ clusters.offsets.square().sum(1))
-    u = best_potentials(clusters, rng)
+    u, _ = best_potentials(clusters, rng)
     start = torch.zeros_like(u).scatter_(1, labels[:, None], affinity.roots[:, None])
     B, done = dense_multiplier(clusters, u), 0
     if steps:

@@ -25,11 +25,9 @@ References  T. Iguchi, D. Mixon, J. Peterson, S. Villar, Probably certifiably co
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
-from sciml.random import normal
+from sciml.stats.clustering.clipped_affinity import ClippedAffinity
 from sciml.stats.clustering.pair_potentials import (
     balanced,
     closed_potentials,
@@ -37,9 +35,9 @@ from sciml.stats.clustering.pair_potentials import (
     fit_potentials,
     negative_pairs,
 )
-from sciml.stats.clustering.spectral_bounds import largest_sum, leading_pairs
+from sciml.stats.clustering.spectral_bounds import largest_sum
 
-__all__ = ["Clusters", "ClippedAffinity", "best_potentials", "dense_multiplier", "dense_value_bound", "row_targets"]
+__all__ = ["Clusters", "best_potentials", "dense_multiplier", "dense_value_bound", "row_targets"]
 
 _EPS = torch.finfo(torch.float64).eps
 # Below 1 the clusters themselves stick out of lam; beyond 2 margins are eaten up. In between the best value moves with
@@ -129,99 +127,8 @@ def row_targets(clusters, strength):
     return torch.where((clusters.foreign > 0) & (clusters.sizes > 0), r, 0.0)
 
 
-class ClippedAffinity:
-    """G + B applied to vectors, B = max(0, u_ik + u_jl - xt_i . xt_j) across clusters and zero within.
-
-    Parameters
-    ----------
-    clusters : Clusters
-        The partition.
-    u : torch.Tensor, shape (n, K)
-        Potentials.
-    pairs : Pairs
-        All pairs whose potentials are below their product (others among them do no harm).
-
-    Examples
-    --------
-    >>> X = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
-    >>> clusters = Clusters(X, torch.ones(2, dtype=torch.float64), torch.tensor([0, 1]), 2)
-    >>> u = torch.tensor([[0.0, 1.5], [1.5, 0.0]], dtype=torch.float64)
-    >>> ClippedAffinity(clusters, u, negative_pairs(clusters, u)).apply(torch.eye(2, dtype=torch.float64)).tolist()
-    [[1.0, 2.0], [2.0, 1.0]]
-    """
-
-    def __init__(self, clusters, u, pairs):
-        self.clusters, self.u = clusters, u
-        K, labels = clusters.n_clusters, clusters.labels
-        flat = u.reshape(-1)
-        e = (pairs.c - flat[pairs.i * K + labels[pairs.j]] - flat[pairs.j * K + labels[pairs.i]]).clamp_min(0)
-        keep = torch.nonzero(e > 0)[:, 0]
-        self.i, self.j, self.e = pairs.i[keep], pairs.j[keep], e[keep]
-        self.sparse = _symmetric_sparse(self.i, self.j, self.e, len(u)) if len(keep) else None
-
-    def apply(self, V):
-        """Return (G + B) V, shape (n, r) in and out."""
-        clusters, u = self.clusters, self.u
-        s, xt = clusters.roots[:, None], clusters.offsets
-        V = s * V
-        S = cluster_sums(V, clusters.labels, clusters.n_clusters)  # (K, r)
-        out = clusters.X @ (clusters.X.T @ V) - xt @ (xt.T @ V)
-        out += u @ S + (u.T @ V)[clusters.labels]
-        for m in clusters.members:
-            out.index_add_(0, m, xt[m] @ (xt[m].T @ V[m]))
-        if self.sparse is not None:
-            out += self.sparse @ V
-        return s * out
-
-    def value(self, rng, *, tol=1e-6, max_products=40):
-        """Return an estimate of the bound on <G, Z>, from below by what the eigenvalues lack: no proof.
-
-        Parameters
-        ----------
-        rng : numpy.random.Generator
-            Of one random vector among the first ones.
-        tol, max_products : float, int
-            As for `leading_pairs`.
-
-        Returns
-        -------
-        float
-        """
-        clusters = self.clusters
-        s = clusters.roots
-        along = float(s @ self.apply(s[:, None])[:, 0] / (s @ s))
-        count = clusters.n_clusters - 1
-        if count == 0:
-            return along
-        start = torch.cat([_indicators(clusters), normal(rng, (len(s), 2), device=s.device)], 1)
-        s = (s / s.norm())[:, None]
-        project = lambda V: V - s @ (s.T @ V)  # noqa: E731
-        count = min(count, len(s))
-        theta, _, residual = leading_pairs(
-            lambda V: project(self.apply(project(V))), start[:, : len(s)], count, tol=tol, max_products=max_products
-        )
-        return along + float(theta[:count].clamp_min(0).sum()) + count * residual
-
-
-def _symmetric_sparse(i, j, e, n):
-    """The (n, n) matrix with entries e at (i, j) and (j, i), compressed by rows."""
-    rows, columns = torch.cat([i, j]), torch.cat([j, i])
-    # One sort instead of the two of the coordinate format, which also warns about checks that are left out.
-    order = torch.argsort(rows * n + columns)
-    starts = torch.zeros(n + 1, dtype=rows.dtype, device=rows.device)
-    starts[1:] = torch.bincount(rows, minlength=n).cumsum(0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse ")
-        return torch.sparse_csr_tensor(starts, columns[order], e.repeat(2)[order], (n, n), check_invariants=False)
-
-
-def _indicators(clusters):
-    """The clusters as vectors, s on its members and zero elsewhere; the directions of the largest eigenvalues."""
-    return torch.zeros_like(clusters.margins).scatter_(1, clusters.labels[:, None], clusters.roots[:, None])
-
-
-def best_potentials(clusters, rng, *, limit=None):
-    """Return the potentials of the strength whose bound is best, or None where too many pairs are clipped.
+def best_potentials(clusters, rng):
+    """Return the potentials of the strength whose bound is best, and this strength.
 
     Parameters
     ----------
@@ -229,27 +136,25 @@ def best_potentials(clusters, rng, *, limit=None):
         The partition.
     rng : numpy.random.Generator
         Source of start vectors.
-    limit : int or None
-        Pairs listed at most; None, the default: any number.
 
     Returns
     -------
-    torch.Tensor, shape (n, K), or None
+    u : torch.Tensor, shape (n, K)
+    factor : float
+        lam over the largest of the clusters' strengths.
 
     Examples
     --------
     >>> import numpy as np
     >>> X = torch.tensor([[0.0], [1.0], [9.0], [10.0]], dtype=torch.float64)
     >>> clusters = Clusters(X, torch.ones(4, dtype=torch.float64), torch.tensor([0, 0, 1, 1]), 2)
-    >>> best_potentials(clusters, np.random.default_rng(0)).shape
+    >>> best_potentials(clusters, np.random.default_rng(0))[0].shape
     torch.Size([4, 2])
     """
     largest = float(clusters.strengths.amax())
     targets = lambda f: balanced(clusters, row_targets(clusters, f * largest))  # noqa: E731
     # The largest strength asks for the smallest potentials, and so for the most pairs.
-    pairs = negative_pairs(clusters, closed_potentials(clusters, targets(_FACTORS[-1])), clusters.spread / 2, limit)
-    if pairs is None:
-        return None
+    pairs = negative_pairs(clusters, closed_potentials(clusters, targets(_FACTORS[-1])), clusters.spread / 2)
     found = {}
 
     def value(number):
@@ -264,7 +169,7 @@ def best_potentials(clusters, rng, *, limit=None):
         near = [number for number in (now - 1, now + 1) if 0 <= number < len(_FACTORS)]
         best = min(near, key=value)
         if value(best) >= value(now):
-            return found[now][1]
+            return found[now][1], _FACTORS[now]
         now = best
 
 

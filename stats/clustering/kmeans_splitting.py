@@ -53,7 +53,7 @@ def fantope_threshold(values, trace):
     Examples
     --------
     >>> fantope_threshold(torch.tensor([3.0, 1.5, 1.0]), 2)
-    0.25
+    0.75
     """
     total = lambda tau: float((values - tau).clamp(0, 1).sum())  # noqa: E731
     if total(0.0) <= trace:

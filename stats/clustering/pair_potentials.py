@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Pairs", "balanced", "closed_potentials", "cluster_sums", "fit_potentials", "negative_pairs"]
+__all__ = ["Pairs", "balanced", "closed_potentials", "cluster_sums", "fit_potentials", "negative_pairs", "tiles"]
 
-_TILE = 2**18  # entries of a tile: 2 MiB, which stay in a cache; larger ones take half as long again
+_TILE, _DEVICE_TILE = 512, 8192  # rows and columns of a tile; on the CPU 2 MiB, which stay in a cache
 _STEPS, _INNER = 30, 40
 _SUFFICIENT = 1e-4  # of the decrease that the slope promises
 
@@ -71,6 +71,51 @@ def cluster_sums(values, labels, n_clusters):
     return values.new_zeros(n_clusters, *values.shape[1:]).index_add_(0, labels, values)
 
 
+def tiles(clusters, u, margin):
+    """Yield tiles of pairs of different clusters, those left out where u_ik + u_jl - c_ij must be above a margin.
+
+    Parameters
+    ----------
+    clusters : Clusters
+        Points less their means, and members.
+    u : torch.Tensor, shape (n, K)
+        Potentials.
+    margin : float
+        Pairs below it are wanted.
+
+    Yields
+    ------
+    rows, columns : torch.Tensor, shapes (m,) and (N,)
+        Points of a tile.
+    k, own : int
+        Clusters of the columns and of the rows.
+
+    Examples
+    --------
+    >>> from sciml.stats.clustering.kmeans_certificate import Clusters
+    >>> X = torch.tensor([[0.0], [2.0], [5.0]], dtype=torch.float64)
+    >>> clusters = Clusters(X, torch.ones(3, dtype=torch.float64), torch.tensor([0, 0, 1]), 2)
+    >>> [len(rows) * len(columns) for rows, columns, _, _ in tiles(clusters, torch.zeros(3, 2).double(), 0.5)]
+    [2]
+    """
+    side = _TILE if u.device.type == "cpu" else _DEVICE_TILE
+    lengths = clusters.offsets.norm(dim=1)
+    for k, columns in enumerate(clusters.members):
+        for own, rows in enumerate(clusters.members[:k]):
+            if len(rows) == 0 or len(columns) == 0:
+                continue
+            # |c_ij| <= |xt_i| |xt_j| rules out points that are far from the other cluster.
+            near = u[rows, k] + u[columns, own].min() - lengths[rows] * lengths[columns].amax() <= margin
+            rows = rows[near]
+            if len(rows) == 0:
+                continue
+            near = u[columns, own] + u[rows, k].min() - lengths[columns] * lengths[rows].amax() <= margin
+            parts = [part for part in columns[near].split(side) if len(part)]
+            for chunk in rows.split(side):
+                for part in parts:
+                    yield chunk, part, k, own
+
+
 def negative_pairs(clusters, u, margin=0.0, limit=None):
     """Return the pairs of clusters' points with u_ik + u_jl - c_ij below a margin, or None beyond a limit.
 
@@ -98,22 +143,24 @@ def negative_pairs(clusters, u, margin=0.0, limit=None):
     2
     """
     found, total = [], 0
-    lengths = clusters.offsets.norm(dim=1)
-    for k, columns in enumerate(clusters.members):
-        for own, rows in enumerate(clusters.members[:k]):
-            if len(rows) == 0 or len(columns) == 0:
-                continue
-            b, far, Y = u[columns, own], lengths[columns], clusters.offsets[columns]
-            # |c_ij| <= |xt_i| |xt_j| rules out whole rows.
-            near = u[rows, k] + b.min() - lengths[rows] * far.max() < margin
-            rows = rows[near]
-            for part in rows.split(max(1, _TILE // len(columns))):
-                c = clusters.offsets[part] @ Y.T
-                i, j = torch.nonzero(c > u[part, k][:, None] + (b - margin), as_tuple=True)
-                found.append((part[i], columns[j], c[i, j]))
-                total += len(i)
-                if limit is not None and total > limit:
-                    return None
+    xt, half = clusters.offsets, clusters.offsets.float()
+    # Half the digits find the pairs that may be meant, with room for what they round; the others decide.
+    reach = xt.norm(dim=1).amax() ** 2 + 2 * u.abs().amax()
+    room = 4 * (xt.shape[1] + 4) * torch.finfo(torch.float32).eps * float(reach)
+    for rows, columns, k, own in tiles(clusters, u, margin):
+        a, b = u[rows, k], u[columns, own]
+        left = torch.cat([half[rows], -a.float()[:, None], torch.ones_like(half[rows, :1])], 1)
+        right = torch.cat([half[columns], torch.ones_like(half[columns, :1]), -b.float()[:, None]], 1)
+        excess = left @ right.T
+        if float(excess.amax()) <= -margin - room:
+            continue
+        i, j = torch.nonzero(excess > -margin - room, as_tuple=True)
+        c = torch.linalg.vecdot(xt[rows[i]], xt[columns[j]])
+        meant = c > a[i] + b[j] - margin
+        found.append((rows[i[meant]], columns[j[meant]], c[meant]))
+        total += len(found[-1][0])
+        if limit is not None and total > limit:
+            return None
     if not found:
         empty = clusters.labels[:0]
         return Pairs(empty, empty, clusters.weights[:0])

@@ -3,8 +3,8 @@ r"""A bound from samples of the rows, for more points than a certificate can hav
 The best partition of all points, restricted to s points drawn at random and given the means of these, costs them no
 more than s / n of what it costs all, in the mean over the draws. The certificate of a sample is below that, hence
 
-.. math:: \frac ns\, \mathbb E_S[\mathrm{bound}(S)] = \mathrm{cost} - \frac ns\, \mathbb E_S\Big[\sum_{i \in S} \mathrm{cost}_i -
-          \mathrm{bound}(S)\Big] \;\le\; \min_G \mathrm{objective}(G),
+.. math:: \frac ns\, \mathbb E_S[\mathrm{bound}(S)] = \mathrm{cost} - \frac ns\, \mathbb E_S\Big[
+          \sum_{i \in S} \mathrm{cost}_i - \mathrm{bound}(S)\Big] \;\le\; \min_G \mathrm{objective}(G),
 
 with cost_i what point i costs under the labels given, and cost their sum over all points, which is known: the mean of
 the *differences* is what samples estimate, and it varies far less than the bounds themselves. Three standard errors are
