@@ -537,7 +537,7 @@ def _certified(problem, labels, covariances, certify, memory, rng, relaxed=math.
         method = "sketch"
     if method == "sketch":
         # Nobody asked for it: a few quick samples; with certify="sketch" more of them, and tighter.
-        quick = {"samples": 6, "polish": False} if certify == "auto" else {}
+        quick = {"samples": 4, "size": max(160, 20 * problem.n_clusters), "polish": False} if certify == "auto" else {}
         part = sketch_bound(affinity, inner, rng, covariances=covariances, **quick)
         return objective, {
             "lower_bound": part.bound,
