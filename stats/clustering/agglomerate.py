@@ -91,7 +91,7 @@ def log_marginal(N, T, W, nu):
     p = W.shape[-1]
     dof = nu + (N - 1).clamp_min(0)
     logdet = torch.linalg.slogdet(nu * W + T)[1]
-    prior = 0.5 * nu * torch.linalg.slogdet(nu * W)[1] - float(torch.mvlgamma(torch.tensor(nu / 2), p))
+    prior = 0.5 * nu * torch.linalg.slogdet(nu * W)[1] - float(torch.mvlgamma(torch.tensor(nu / 2, dtype=W.dtype), p))
     return -0.5 * p * N.clamp_min(1e-9).log() - 0.5 * dof * logdet + torch.mvlgamma(dof / 2, p) + prior
 
 
@@ -133,6 +133,7 @@ def agglomerate(X, labels, n_groups, n_clusters, weights, W, nu=None):
     N, m, T = group_moments(X, labels, n_groups, weights)
     owner = torch.arange(n_groups, device=X.device)
     alive = N > 0
+    present = alive.clone()
     own = log_marginal(N, T, W, nu)
     gain = torch.full((n_groups, n_groups), -math.inf, dtype=X.dtype, device=X.device)
     for a in range(n_groups):
@@ -147,9 +148,10 @@ def agglomerate(X, labels, n_groups, n_clusters, weights, W, nu=None):
         own[a] = log_marginal(N[a], T[a], W, nu)
         gain[b], gain[:, b] = -math.inf, -math.inf
         _refresh(gain, a, N, m, T, own, alive, W, nu, later=False)
-    _, number = torch.unique(owner[alive.nonzero()[:, 0]], return_inverse=True)
-    numbers = torch.zeros_like(owner)
-    numbers[alive] = number
+    # A merger may have gone to the group that comes later.
+    first = torch.full_like(owner, n_groups)
+    first.scatter_reduce_(0, owner[present], present.nonzero()[:, 0], "amin")
+    numbers = first.argsort(stable=True).argsort()
     return numbers[owner][labels]
 
 
