@@ -40,8 +40,7 @@ def plot(result, *, X=None, ax=None, features=None, level=0.95, max_points=5000)
         Where to draw; a new figure by default (None).
     features : pair of int or str, or None
         The columns across and up, by number or name. None, the default: both of two columns, the only one, and of more
-        than two the plane of the two largest principal components of the mixture, with each feature in units of its
-        standard deviation, so that the picture does not depend on the units.
+        than two the plane in which means and covariances of the clusters differ most [1]_, whatever the units.
     level : float
         Share of a Gaussian inside its ellipse, between 0 and 1; 0.95 by default.
     max_points : int
@@ -57,6 +56,10 @@ def plot(result, *, X=None, ax=None, features=None, level=0.95, max_points=5000)
     ------
     InvalidInputError
         If there are no such features, or a number is out of its range.
+
+    References
+    ----------
+    .. [1] L. Scrucca, Dimension reduction for model-based clustering, Statistics and Computing 20, 2010, 471.
 
     Examples
     --------
@@ -279,23 +282,36 @@ def _plane(result, features):
     """Return what is zero in the picture, the map from there to its coordinates, (p, 1 or 2), and their names."""
     p = result.means.shape[1]
     if features is None and p > 2:
-        shares = _numpy(result.proportions) / _numpy(result.proportions).sum()
-        means = _numpy(result.means)
-        origin = shares @ means
-        spread = means - origin
-        total = np.tensordot(shares, _numpy(result.covariances), 1) + (shares[:, None] * spread).T @ spread
-        std = np.sqrt(np.diagonal(total))
-        std = np.where(std > 0, std, 1.0)
-        vectors = np.linalg.eigh(total / np.outer(std, std))[1][:, ::-1][:, :2]
-        # The sign of an eigenvector is chance; the largest entry is taken as positive.
-        vectors *= np.sign(vectors[np.abs(vectors).argmax(0), [0, 1]])
-        return origin, vectors / std[:, None], [f"principal component {i} (standard deviations)" for i in (1, 2)]
+        origin, directions = _separating(result)
+        return origin, directions, [f"direction {i} (standard deviations)" for i in (1, 2)]
     given = tuple(range(p)) if features is None else tuple(np.atleast_1d(np.asarray(features, dtype=object)))
     if len(given) not in (1, 2) or (len(given) == 1 and p > 1):
         raise InvalidInputError(f"features must be two columns; got {features!r}. Pass a pair such as (0, 1).")
     columns = [_column(result, name) for name in given]
     names = [result.features[c] if result.features else f"feature {c} (data units)" for c in columns]
     return np.zeros(p), np.eye(p)[:, columns], names
+
+
+def _separating(result):
+    """Return the mean and the two directions, of variance one, in which means and covariances differ most, (p, 2)."""
+    shares = _numpy(result.proportions) / _numpy(result.proportions).sum()
+    means, covariances = _numpy(result.means), _numpy(result.covariances)
+    spread = means - shares @ means
+    within = np.tensordot(shares, covariances, 1)
+    total = within + (shares[:, None] * spread).T @ spread
+    std = np.sqrt(np.diagonal(total))
+    std = np.where(std > 0, std, 1.0)
+    values, vectors = np.linalg.eigh(total / np.outer(std, std))
+    # Directions without variance show nothing, and would only be magnified rounding.
+    values = np.where(values > 1e-10 * values.max(), values, np.inf)
+    whiten = vectors / np.sqrt(values) / std[:, None]
+    spread, covariances, within = spread @ whiten, whiten.T @ covariances @ whiten, whiten.T @ within @ whiten
+    between = (shares[:, None] * spread).T @ spread
+    unlike = np.tensordot(shares, (covariances - within) @ (covariances - within), 1)
+    directions = np.linalg.eigh(between @ between + unlike)[1][:, ::-1][:, :2]
+    directions = whiten @ directions
+    # The sign of an eigenvector is chance; the largest entry, in standard deviations, is taken as positive.
+    return shares @ means, directions * np.sign(directions[np.abs(directions * std[:, None]).argmax(0), [0, 1]])
 
 
 def _column(result, name):

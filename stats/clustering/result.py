@@ -211,7 +211,7 @@ class ClusterResult(Result):
             f"  objective      {self.objective:.10g}",
         ]
         if math.isfinite(self.lower_bound):
-            about = f" with standard error {self.bound_error:.2g}, an estimate" if self.bound_error else ""
+            about = f", standard error {self.bound_error:.2g}" if self.bound_error else ""
             given = "" if self.method == "kmeans-sdp" else ", given the covariances"
             verdict = f"certified: no labels are better{given}" if self.certified else "not certified"
             lines.append(f"  lower bound    {self.lower_bound:.10g} ({self.certificate}{about})")

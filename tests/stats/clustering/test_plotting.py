@@ -76,9 +76,9 @@ def test_features_are_picked_by_number_or_name():
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("c", "a")
 
 
-def test_the_principal_plane_does_not_depend_on_units():
+def test_the_plane_of_many_features_does_not_depend_on_units():
     result, X = made(p=4)
-    units = np.array([1.0, 2.0**10, 2.0**-10, 1.0])
+    units = np.array([1.0, 1e3, 1e-3, 1.0])
     scaled = ClusterResult(
         labels=result.labels, membership=result.membership, proportions=result.proportions, n_clusters=3,
         means=result.means * units, covariances=result.covariances * units * units[:, None],
@@ -86,17 +86,40 @@ def test_the_principal_plane_does_not_depend_on_units():
     one, other = result.plot(X=X), scaled.plot(X=X * units)
     for a, b in zip(one.lines, other.lines, strict=True):
         assert_allclose(b.get_xydata(), a.get_xydata(), atol=1e-10)
-    assert "principal component 1" in one.get_xlabel()
-    # The mixture has mean zero there, and its first component the larger variance, no correlation.
+    assert "direction 1" in one.get_xlabel()
+    # The mixture has mean zero there, variances of one, no correlation.
     centres = np.array([patch.get_center() for patch in one.patches])
     assert_allclose(result.proportions @ centres, 0, atol=1e-12)
     between = (result.proportions[:, None] * centres).T @ centres
     shapes = [shape(patch) / chi2.ppf(0.95, 2) for patch in one.patches]
     within = np.tensordot(result.proportions, shapes, 1)
-    total = within + between
-    assert total[0, 1] == pytest.approx(0, abs=1e-12)
-    assert total[0, 0] > total[1, 1]
-    assert total.trace() < 4
+    assert_allclose(within + between, np.eye(2), atol=1e-10)
+
+
+def test_the_plane_of_many_features_shows_where_clusters_differ():
+    # Means differ along the second feature, spreads along the fourth; the others are larger and the same.
+    X = np.random.default_rng(0).standard_normal((50, 5)) * [100, 1, 100, 1, 100]
+    result = ClusterResult(
+        labels=np.arange(50) % 2, membership=np.eye(2)[np.arange(50) % 2], proportions=[0.5, 0.5], n_clusters=2,
+        means=np.array([[0, -9.0, 0, 0, 0], [0, 9.0, 0, 0, 0]]),
+        covariances=[np.diag([1e4, 1, 1e4, 0.1, 1e4]), np.diag([1e4, 1, 1e4, 5, 1e4])],
+    )  # fmt: skip
+    shown = result.plot(X=X).lines[0].get_xydata()
+    assert abs(np.corrcoef(shown[:, 0], X[::2, 1])[0, 1]) == pytest.approx(1, abs=1e-9)
+    assert abs(np.corrcoef(shown[:, 1], X[::2, 3])[0, 1]) == pytest.approx(1, abs=1e-9)
+
+
+def test_a_feature_without_variance_is_drawn():
+    result, X = made(p=4)
+    covariances = result.covariances.copy()
+    covariances[:, 3], covariances[:, :, 3] = 0, 0
+    means = result.means * [1, 1, 1, 0]
+    flat = ClusterResult(
+        labels=result.labels, membership=result.membership, proportions=result.proportions, n_clusters=3,
+        means=means, covariances=covariances,
+    )  # fmt: skip
+    ax = flat.plot(X=X * [1, 1, 1, 0])
+    assert np.isfinite([line.get_xydata() for line in ax.lines[:3]]).all()
 
 
 def test_other_rows_get_labels_and_noise_gets_crosses():

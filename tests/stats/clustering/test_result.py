@@ -231,7 +231,7 @@ def test_the_summary_tells_a_proof_from_an_estimate():
     assert "certified: no labels are better, given the covariances" in made(certified=True, **options).summary()
     assert "not certified" in made(**options).summary()
     assert made(certified=True, method="kmeans-sdp", **options).summary().endswith("no labels are better")
-    assert "with standard error 0.1, an estimate" in made(bound_error=0.1, **options).summary()
+    assert "(exact, standard error 0.1)" in made(bound_error=0.1, **options).summary()
     assert "bic 3, icl 4" in made(log_likelihood=-1.0, bic=3.0, icl=4.0).summary()
 
 
