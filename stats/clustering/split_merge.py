@@ -89,16 +89,16 @@ def proposals(model, best, width):
     K = R.shape[1]
     if K < 2:
         return None
-    pairs = _mergers(best, limit=max(2, width // max(2, K)))
+    # Cheap mergers with heavy splits first: the limit cuts the unlikely ones of both.
+    ranked = sorted(
+        (i + j, i, a, b, c) for i, (a, b) in enumerate(_mergers(best, width)) for j, c in enumerate(_splits(best, a, b))
+    )
     made = []
-    for a, b in pairs:
+    for _, _, a, b, c in ranked[: (width + 1) // 2]:
         merged = R.clone()
         merged[:, a] = R[:, a] + R[:, b]
-        for c in _splits(best, a, b):
-            for shell in (False, True):
-                made.append(_split(model, best, merged, c, a, b, shell))
-    # Interleaved, so that the limit cuts the unlikely ones of all kinds.
-    return torch.stack(made[:width]) if made else None
+        made += [_split(model, best, merged, c, a, b, shell) for shell in (False, True)]
+    return torch.stack(made[:width])
 
 
 def _mergers(best, limit):
