@@ -22,7 +22,7 @@ from sciml.stats.clustering.lloyd import kmeans
 from sciml.stats.clustering.low_rank import denoised, factorise, start_factor
 from sciml.stats.clustering.portfolio import Sample, gather_starts, search_mixture
 from sciml.stats.clustering.predictive import PredictiveMixtures
-from sciml.stats.clustering.principal import project
+from sciml.stats.clustering.reduction import advised, principal
 
 __all__ = ["Mixture", "fit_mixture", "log_joint", "mixture_of", "shares", "singletons", "sketch_size"]
 
@@ -31,6 +31,8 @@ _SEARCH, _RELAX = 1500, 800
 # Operations that the last fit on all rows may take.
 _WORK = 8e9
 _TILE = 2**21
+# Features up to which all are used, since with an estimated prior more of them do better.
+_FEATURES = 80
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def fit_mixture(rows, counts, K, rng, options, *, init="auto", rank=3, reduce="a
         On all rows.
     sample : Sample
         The rows in standard units, projected where that was asked for.
-    projection : Projection or None
+    projection : Reduction or None
         To what they were projected.
     history : dict
         "objective" and "criterion" of the alternation that did best.
@@ -134,9 +136,9 @@ def fit_mixture(rows, counts, K, rng, options, *, init="auto", rank=3, reduce="a
             f"X must vary by more than rounding; its {len(rows)} different rows do not, being "
             f"{float(rows.abs().max()):.3g} apart at most. Subtract a constant before the digits are lost."
         )
-    projection = project(rows, counts, K, rng, reduce)
+    projection = _reduced(rows, counts, K, rng, reduce)
     if projection is not None:
-        rows = rows @ projection.directions
+        rows = projection.project(rows)
     m = len(rows)
     size = sketch_size(m, K)
     chosen = None
@@ -155,6 +157,15 @@ def fit_mixture(rows, counts, K, rng, options, *, init="auto", rank=3, reduce="a
     if chosen is not None:
         found, sample = _lift(found, sample, rows, counts)
     return found, sample, projection, history
+
+
+def _reduced(rows, counts, K, rng, reduce):
+    """The reduction to principal components, or None where all features are kept."""
+    n, p = rows.shape
+    if reduce is None or (reduce == "auto" and p <= _FEATURES):
+        return None
+    q = max(_FEATURES, advised(sketch_size(n, K), p, K)[0]) if reduce == "auto" else reduce
+    return principal(rows, q, rng, counts) if q < p else None
 
 
 def _starts(sample, K, rng, options, init, rank):
@@ -315,7 +326,7 @@ def mixture_of(prediction, sample, has_noise, *, projection=None, standard=False
         Knows the units.
     has_noise : bool
         Whether there is a component for outliers.
-    projection : Projection or None
+    projection : Reduction or None
         To leave, where the sample was projected.
     standard : bool
         Whether to stay in standard units and without constant columns; False by default.
@@ -348,8 +359,9 @@ def mixture_of(prediction, sample, has_noise, *, projection=None, standard=False
     density = density - logs - constant if has_noise else density
     score = score - logs * float(sample.weights.sum())
     if projection is not None:
-        wide, full = projection.means(wide), projection.covariances(full)
+        wide, full = projection.lift_means(wide), projection.lift_covariances(full)
         # A point's distance from the subspace is the same for all clusters, and on average for noise.
-        d = projection.directions.shape[0] - projection.directions.shape[1]
-        density = density - 0.5 * d * (math.log(2 * math.pi * projection.left_out) + 1) if has_noise else density
+        outside = projection.into.shape[0] - projection.into.shape[1]
+        level = -0.5 * outside * (math.log(2 * math.pi * float(projection.outside)) + 1)
+        density = density + level if has_noise else density
     return Mixture(proportions, wide, full, N, noise_share, density, strength, score)
