@@ -33,6 +33,8 @@ _WORK = 8e9
 _TILE = 2**21
 # Features up to which all are used, since with an estimated prior more of them do better.
 _FEATURES = 80
+# Components that are kept of more features: a step of the search takes their square.
+_COMPONENTS = 50
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _reduced(rows, counts, K, rng, reduce):
     n, p = rows.shape
     if reduce is None or (reduce == "auto" and p <= _FEATURES):
         return None
-    q = max(_FEATURES, advised(sketch_size(n, K), p, K)[0]) if reduce == "auto" else reduce
+    q = min(_COMPONENTS, advised(sketch_size(n, K), p, K)[0]) if reduce == "auto" else reduce
     return principal(rows, q, rng, counts) if q < p else None
 
 

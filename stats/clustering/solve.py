@@ -103,8 +103,8 @@ def cluster(
     n_init : int
         Runs of k-means among the starts; 10 by default.
     reduce : {"auto", None} or int
-        Number of principal components to cluster in; "auto", the default: all features up to 80, else as many
-        components as the search can afford; None: no reduction. "ila-sdp" only.
+        Number of principal components to cluster in; "auto", the default: all features up to 80, else at most 50
+        components; None: no reduction. "ila-sdp" only.
     tol : float or None
         Bound on the mean change of the memberships in the last step, or on residual and stationarity of the relaxation
         for "kmeans-sdp"; None, the default: 1e-3, or 1e-5 where a bound is computed for "kmeans-sdp".
