@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.clustering_problems import FAMILIES, PEERS, TABLES, error, table
 
-SETTINGS = {"draws": 4, "first_seed": 1000, "quick_draws": 1}
+SETTINGS = {"draws": 3, "first_seed": 1000, "quick_draws": 1}
 QUICK = ("S1", "S3", "0.9/0.07/0.03", "outliers", "parallel")
 
 
