@@ -136,7 +136,7 @@ def advised(n, p, K):
     Examples
     --------
     >>> advised(1000, 50, 4), advised(1000, 200, 4), advised(2000, 4000, 4)
-    ((50, True), (91, True), (68, False))
+    ((50, True), (81, True), (63, False))
     """
 
     def cost(q):
