@@ -78,11 +78,27 @@ def test_a_limit_cuts_mergers_and_splits_alike(rng):
     X, truth = blobs(rng, 30 * rng.standard_normal((8, 3)), n=15)
     model = PredictiveMixtures(X)
     best = model.fit(one_hot(truth, 8))
-    R, before = proposals(model, best, 16), best.memberships[0]
-    # Which clusters are split and which are merged, of eight pairs of proposals.
-    changed = {tuple(torch.nonzero((one - before).abs().sum(0) > 1e-9)[:, 0].tolist()) for one in R}
-    assert len(R) == 16
-    assert len(changed) >= 4
+    R, before = proposals(model, best, 30), best.memberships[0]
+    assert len(R) == 30
+    mergers, splits = set(), set()
+    for one in R:
+        pairs = [(a, b) for a in range(8) for b in range(8) if a != b]
+        mergers |= {(a, b) for a, b in pairs if torch.equal(one[:, a], before[:, a] + before[:, b])}
+        halved = (one.sum(0) < 0.8 * before.sum(0)) & (one.sum(0) > 0)
+        splits |= set(halved.nonzero()[:, 0].tolist())
+    assert len(mergers) >= 3
+    assert len(splits) >= 3
+
+
+def test_the_cheapest_merger_comes_first(rng):
+    X, truth = blobs(rng, [[0, 0], [50, 0], [0, 50], [3, 50]])
+    model = PredictiveMixtures(X, strength=6.0)
+    best = model.fit(one_hot(truth, 4), max_iter=1)
+    # The union of the last two, halved at once.
+    first = proposals(model, best, 2)
+    for one in first:
+        assert torch.equal(one[:, :2], best.memberships[0, :, :2])
+        assert not torch.equal(one[:, 2:], best.memberships[0, :, 2:])
 
 
 def test_a_core_and_its_shell_are_told_apart(rng):
