@@ -40,7 +40,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"/plot_",
     "ignore_pattern": r"demo\.py",
-    "subsection_order": ["../gallery/solvers", "../gallery/inverse", "../gallery/linalg", "*"],
+    "subsection_order": ["../gallery/solvers", "../gallery/inverse", "../gallery/stats", "../gallery/linalg", "*"],
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
     "doc_module": ("sciml",),
