@@ -257,7 +257,7 @@ def whitened(X, weights=None):
     --------
     >>> X = torch.tensor([[-9.0, -1.0], [9.0, -1.0], [-9.0, 1.0], [9.0, 1.0]], dtype=torch.float64).repeat(99, 1)
     >>> whitened(X).project(X)[:2].round(decimals=1).tolist()
-    [[-1.0, -1.0], [1.0, -1.0]]
+    [[-1.0, -0.9], [1.0, -0.9]]
     """
     Y, mean, w, total = _centre(X, weights)
     S = _shrunk((Y * w[:, None]).T @ Y / total, total - 1)
