@@ -18,6 +18,7 @@ import torch
 from sciml.exceptions import InvalidInputError
 from sciml.stats.clustering.affinity import Affinity
 from sciml.stats.clustering.alternation import alternate
+from sciml.stats.clustering.density import log_joint as normal_log_joint
 from sciml.stats.clustering.lloyd import kmeans
 from sciml.stats.clustering.low_rank import denoised, factorise, start_factor
 from sciml.stats.clustering.portfolio import Sample, gather_starts, search_mixture
@@ -30,7 +31,6 @@ __all__ = ["Mixture", "fit_mixture", "log_joint", "mixture_of", "shares", "singl
 _SEARCH, _RELAX = 1500, 800
 # Operations that the last fit on all rows may take.
 _WORK = 8e9
-_TILE = 2**21
 # Features up to which all are used, since with an estimated prior more of them do better.
 _FEATURES = 80
 # Components that are kept of more features: a step of the search takes their square.
@@ -285,17 +285,7 @@ def log_joint(mixture, rows):
     rows : torch.Tensor, shape (n, p)
         Points in its units.
     """
-    L = torch.linalg.cholesky(mixture.covariances)
-    level = mixture.proportions.clamp_min(1e-300).log() - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    level = level - 0.5 * rows.shape[1] * math.log(2 * math.pi)
-    joint = []
-    for tile in rows.split(max(1, _TILE // max(1, rows.shape[1]))):
-        white = [
-            torch.linalg.solve_triangular(F, (tile - mean).T, upper=False).square().sum(0)
-            for F, mean in zip(L, mixture.means, strict=True)
-        ]
-        joint.append(level - 0.5 * torch.stack(white, 1))
-    return torch.cat(joint)
+    return normal_log_joint(rows, mixture.means, mixture.covariances, mixture.proportions)
 
 
 def shares(mixture, rows):

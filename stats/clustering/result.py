@@ -18,13 +18,12 @@ import torch
 from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.linalg.arrays import enter
 from sciml.results import Result, array
+from sciml.stats.clustering.density import TILE, log_joint
 
 __all__ = ["ClusterResult"]
 
 Array = np.ndarray | torch.Tensor
 
-# Numbers in a tile of new rows: 16 MiB of float64, large enough for the products to be fast.
-_TILE = 2**21
 _RULES = ("nearest", "likelihood", "posterior")
 
 
@@ -246,7 +245,7 @@ class ClusterResult(Result):
 
     @staticmethod
     def _tiled(rows, function):
-        size = max(1, _TILE // rows.shape[1])
+        size = max(1, TILE // rows.shape[1])
         return torch.cat([function(tile) for tile in rows.split(size)]) if len(rows) else function(rows)
 
     def _scores(self, rows):
@@ -259,21 +258,9 @@ class ClusterResult(Result):
     def _log_joint(self, rows, assignment):
         """Return the logarithms of proportion times density; without the proportions for "likelihood"."""
         means, covariances = torch.as_tensor(self.means).to(rows), torch.as_tensor(self.covariances).to(rows)
-        factors, failed = torch.linalg.cholesky_ex(covariances)
-        if bool(failed.any()):
-            k = int(failed.nonzero()[0])
-            raise InvalidInputError(
-                f"covariances must be positive definite; that of cluster {k} is singular. Its points lie in a "
-                "subspace: use a covariance_prior, or fewer features."
-            )
-        columns = []
-        for mean, L in zip(means, factors, strict=True):
-            white = torch.linalg.solve_triangular(L, (rows - mean).T, upper=False)
-            columns.append(-0.5 * white.square().sum(0) - L.diagonal().log().sum())
-        out = torch.stack(columns, 1) - 0.5 * rows.shape[1] * math.log(2 * math.pi)
-        if assignment == "posterior":
-            out = out + torch.as_tensor(self.proportions).to(rows).log()
-            if self.has_noise:
-                noise = math.log(self.noise_proportion) + self.noise_log_density
-                out = torch.cat([out, out.new_full((len(out), 1), noise)], 1)
+        proportions = torch.as_tensor(self.proportions).to(rows) if assignment == "posterior" else None
+        out = log_joint(rows, means, covariances, proportions)
+        if assignment == "posterior" and self.has_noise:
+            noise = math.log(self.noise_proportion) + self.noise_log_density
+            out = torch.cat([out, out.new_full((len(out), 1), noise)], 1)
         return out
