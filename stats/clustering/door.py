@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sciml._config import resolve
 from sciml.exceptions import FallbackWarning, InvalidInputError, InvalidTypeError
 from sciml.linalg.arrays import enter
 from sciml.stats.clustering.distinct import distinct_rows
@@ -95,6 +96,8 @@ def check_data(X):
     names = [str(name) for name in getattr(X, "columns", [])] if hasattr(X, "iloc") else []
     if hasattr(X, "dims") and hasattr(X, "coords") and len(X.dims) == 2 and X.dims[1] in X.coords:
         names = [str(name) for name in X.coords[X.dims[1]].values]
+    if X is None:
+        raise InvalidInputError("X must be an array of shape (n, p); got None.")
     values = X.to_numpy() if hasattr(X, "iloc") else X
     (rows,), leave = enter(values, names=("X",))
     if rows.is_complex():
@@ -180,8 +183,8 @@ def open_problem(X, n_clusters, sample_weight=None, device=None):
     K = check_n_clusters(n_clusters, n)
     weights = check_weights(sample_weight, data)
     rows, counts, inverse = distinct_rows(data, weights)
-    if device is not None:
-        rows, counts, inverse, data = (t.to(device) for t in (rows, counts, inverse, data))
+    place = _place(device, data)
+    rows, counts, inverse, data = (t.to(place) for t in (rows, counts, inverse, data))
     if K != "auto" and len(rows) < K:
         what = "all rows of X are equal" if len(rows) == 1 else f"X has {len(rows)} different rows of positive weight"
         warnings.warn(
@@ -195,6 +198,16 @@ def open_problem(X, n_clusters, sample_weight=None, device=None):
     rows = rows - mean
     rest = counts @ rows / counts.sum()
     return Problem(rows - rest, counts, inverse, data, mean + rest, 1 if K == "auto" else K, features, leave)
+
+
+def _place(device, data):
+    """Return where to compute."""
+    name = "auto" if device is None else resolve("device", device)
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidInputError(
+            f"device must be available; got {name!r} and torch sees no CUDA device. Use device='cpu'."
+        )
+    return data.device if name == "auto" else torch.device(name)
 
 
 def check_weights(sample_weight, data):

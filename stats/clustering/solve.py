@@ -24,6 +24,7 @@ from sciml.stats.clustering.low_rank import factorise, start_factor
 from sciml.stats.clustering.mixture_route import fit_mixture, mixture_of, singletons
 from sciml.stats.clustering.portfolio import PRIORS, Options
 from sciml.stats.clustering.result import ClusterResult
+from sciml.stats.clustering.selection import CRITERIA
 from sciml.stats.clustering.sketch_bound import sketch_bound
 from sciml.validation import check_number, check_option
 
@@ -32,6 +33,7 @@ __all__ = ["cluster", "ila_sdp", "kmeans_sdp"]
 METHODS = ("ila-sdp", "kmeans-sdp")
 _CERTIFY = ("auto", "dense", "matrix-free", "sketch")
 _INIT = ("auto", "kmeans", "kmeans-standard", "ward", "ward-standard", "random")
+_KMEANS_INIT = ("auto", "kmeans", "ward", "random")
 # Below this the relaxation at the final covariances is solved as well, to report its value.
 _RELAX = 1000
 # Points for which a bound takes about a second; beyond the other number samples of the rows give an estimate.
@@ -110,7 +112,7 @@ def cluster(
         for "kmeans-sdp"; None, the default: 1e-3, or 1e-5 where a bound is computed for "kmeans-sdp".
     max_iter : int
         Steps of the last refinement; 300 by default. "ila-sdp" only.
-    criterion : {"bic", "icl"}
+    criterion : {"bic", "icl", "predictive"}
         For ``n_clusters="auto"``; "bic" by default.
     device : str, torch.device or None
         Where to compute; None, the default: where the data are.
@@ -166,12 +168,14 @@ def cluster(
     common |= {"n_init": n_init, "rank": rank, "tol": tol, "device": device, "memory": memory}
     common |= {"on_failure": on_failure, "progress": progress, "criterion": criterion}
     if method == "kmeans-sdp":
-        given = {"noise": noise, "covariance_prior": covariance_prior != "auto", "prior_strength": prior_strength}
-        for name, value in given.items():
-            if value not in (False, None):
+        given = {"noise": (noise, False), "covariance_prior": (covariance_prior, "auto"), "refine": (refine, "em")}
+        given |= {"prior_strength": (prior_strength, None), "reduce": (reduce, "auto"), "max_iter": (max_iter, 300)}
+        for name, (value, default) in given.items():
+            # 0 equals False.
+            if value is not default and (value != default or isinstance(default, bool)):
                 raise InvalidInputError(
-                    f"{name} must be left alone for method='kmeans-sdp', which has one metric for all clusters and no "
-                    f"component for outliers; got {locals()[name]!r}. Use method='ila-sdp'."
+                    f"{name} must be left alone for method='kmeans-sdp', which has one metric for all clusters, no "
+                    f"component for outliers and no refinement by mixtures; got {value!r}. Use method='ila-sdp'."
                 )
         return kmeans_sdp(X, n_clusters, **common)
     return ila_sdp(
@@ -240,7 +244,9 @@ def ila_sdp(
         check_option("refine", refine, ("em", "cem"))
     if prior_strength is not None:
         prior_strength = check_number("prior_strength", prior_strength, low=0)
-    _check_common(init, n_init, rank, certify)
+    _check_common(init, _INIT, n_init, rank, certify, criterion, on_failure)
+    if noise not in (True, False):
+        raise InvalidInputError(f"noise must be True or False; got {noise!r}. Pass True or False.")
     tol = 1e-3 if tol is None else check_number("tol", tol, low=0)
     max_iter = check_number("max_iter", max_iter, low=1, integer=True)
     if reduce is not None and reduce != "auto":
@@ -301,7 +307,8 @@ def ila_sdp(
     )
     _say(
         result,
-        f"ila_sdp stopped with memberships still changing by {change:.1e}, tol={tol:.0e}; raise max_iter",
+        f"ila_sdp stopped with memberships still changing by {change:.1e}, tol={tol:.0e}; "
+        + ("raise max_iter" if refine else "refine='em' goes on from there"),
         on_failure,
     )
     return result
@@ -353,12 +360,17 @@ def kmeans_sdp(
     """
     rng = generator(random_state)
     check_option("solver", solver, ("auto", "low-rank", "exact"))
-    _check_common(init, n_init, rank, certify)
+    _check_common(init, _KMEANS_INIT, n_init, rank, certify, criterion, on_failure)
     if isinstance(n_clusters, str):
         options = {"sample_weight": sample_weight, "covariance_prior": "spherical", "noise": False}
         n_clusters = _choose(X, n_clusters, criterion, rng, progress, device, options)
     problem = open_problem(X, n_clusters, sample_weight, device)
     K = problem.n_clusters
+    if rank is not None and rank < K:
+        raise InvalidInputError(
+            f"rank must be at least n_clusters={K} for kmeans_sdp, since labels have that rank; got {rank}. Leave it "
+            "at None, which is 2 K."
+        )
     wanted = certify is True or certify in ("dense", "exact") or (certify == "auto" and len(problem.rows) <= _RELAX)
     tol = (1e-5 if wanted and len(problem.rows) <= _RELAX else 1e-3) if tol is None else check_number("tol", tol, low=0)
     found = fit_partition(
@@ -418,6 +430,8 @@ def _searched(problem, rng, options, init, rank, reduce, max_iter, refine):
     mixture = mixture_of(found.prediction, sample, found.noise, projection=projection)
     # A lift is a few passes by design: what must have settled is the search on the sketch.
     change = min(found.change, float(found.prediction.change[0]))
+    if refine is None and history:
+        change = float(history["criterion"][-1])
     report = {
         "structure": found.structure,
         "start": found.start,
@@ -441,12 +455,14 @@ def _singletons(problem, rng, options, init, rank, reduce, max_iter, refine):
 # ---------------------------------------------------------------- pieces of both
 
 
-def _check_common(init, n_init, rank, certify):
+def _check_common(init, names, n_init, rank, certify, criterion, on_failure):
+    check_option("criterion", criterion, CRITERIA)
+    resolve("on_failure", on_failure)
     check_number("n_init", n_init, low=1, integer=True)
     if rank is not None:
         check_number("rank", rank, low=1, integer=True)
     if isinstance(init, str):
-        check_option("init", init, _INIT)
+        check_option("init", init, names)
     if not isinstance(certify, bool):
         check_option("certify", certify, _CERTIFY)
 
@@ -485,7 +501,8 @@ def _integers(init):
     array = np.asarray(init)
     if array.dtype.kind not in "iu":
         raise InvalidInputError(
-            f"init must be one of {', '.join(map(repr, _INIT))}, or labels, an integer for each row; got {init!r}."
+            "init must be a name such as 'auto', or labels, an integer for each row; got an array of dtype "
+            f"{array.dtype} and shape {array.shape}."
         )
     return array.astype(np.int64)
 
