@@ -18,21 +18,27 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import torch
+
+from sciml.exceptions import MemoryBudgetError
 from sciml.linalg.memory import budget, require
 from sciml.random import generator
+from sciml.stats.clustering.block_route import likelihood_matrix_free
 from sciml.stats.clustering.dense_route import dense_bound, dense_bytes
 from sciml.stats.clustering.matrix_free_route import kmeans_matrix_free
 from sciml.stats.clustering.sketch_bound import sketch_bound
-from sciml.validation import check_option
+from sciml.validation import check_number, check_option
 
-__all__ = ["CERTIFIED", "Certificate", "certify"]
+__all__ = ["CERTIFIED", "Certificate", "certificate_seconds", "certify"]
 
 CERTIFIED = 1e-6  # of the objective: what a gap may be that counts as none
 _METHODS = ("auto", "dense", "matrix-free", "sketch")
-_DENSE, _SKETCH = 5000, 100_000  # points up to which "auto" takes matrices, and no samples
+# Points up to which "auto" goes straight to matrices; takes them if the way without leaves a gap; takes no samples.
+_SMALL, _DENSE, _SKETCH = 1500, 5000, 100_000
 _DESCENT = 100
-_STEPS = 300
+_STEPS, _LEAST = 300, 20
 _SECONDS, _PER_ENTRY = 1.5, 4e-8  # what "auto" may spend on ascent, and what a step takes for each entry of a matrix
 
 
@@ -51,7 +57,8 @@ class Certificate:
     certified : bool
         Whether the gap is at most 1e-6 of the objective, and of the objective less its constant, and rigorous.
     rigorous : bool
-        Whether the bound holds for certain, rounding included.
+        Whether the bound holds, rounding included: for certain, or, for some that are "matrix-free", but for a chance
+        of 1e-12 over the vectors drawn, which ``report["failure_probability"]`` states.
     error : float
         Standard error of an estimated bound; 0 for others.
     method : str
@@ -80,8 +87,9 @@ def certify(affinity, labels, *, method="auto", polish="auto", memory=None, rng=
     labels : torch.Tensor of int64, shape (n,)
         Clusters 0 to K - 1; some may be empty.
     method : {"auto", "dense", "matrix-free", "sketch"}
-        How eigenvalues are bounded: with matrices of n^2 numbers; without, for K-means; or from samples of the rows,
-        which gives an estimate. "auto", the default: the first up to 5000 points, the second up to 1e5.
+        How eigenvalues are bounded: with matrices of n^2 numbers; without; or from samples of the rows, which gives an
+        estimate. "auto", the default: with them up to 1500 points; then without up to 1e5, and with them as well where
+        this leaves a gap, up to 5000; samples beyond.
     polish : "auto", bool or int
         Steps of ascent that raise a bound which leaves a gap, at most: none for False, 300 for True; "auto", the
         default, as many as take a second or two, and none where this is too few to help.
@@ -96,12 +104,13 @@ def certify(affinity, labels, *, method="auto", polish="auto", memory=None, rng=
 
     Raises
     ------
+    InvalidInputError
+        If `method` or `polish` is none of these.
     MemoryBudgetError
-        If the matrices of the dense way do not fit.
+        If the matrices of the dense way, or the pairs of the one without, do not fit.
 
     Examples
     --------
-    >>> import torch
     >>> from sciml.stats.clustering.affinity import Affinity
     >>> X = torch.tensor([[0.0], [1.0], [10.0], [11.0]], dtype=torch.float64)
     >>> found = certify(Affinity(X, 2), torch.tensor([0, 0, 1, 1]))
@@ -109,37 +118,128 @@ def certify(affinity, labels, *, method="auto", polish="auto", memory=None, rng=
     (1.0, True)
     """
     check_option("method", method, _METHODS)
-    rng = generator(0) if rng is None else rng
-    affinity = _shared(affinity)
-    reference = _descended(affinity, labels)
-    n = len(affinity.X)
-    steps = _steps(polish, n, affinity.blocks)
+    if not isinstance(polish, bool) and polish != "auto":
+        polish = check_number("polish", polish, low=0, integer=True)
+    call = _Call(_shared(affinity), labels, polish, memory, generator(0) if rng is None else rng)
     if method == "auto":
-        method = _method(n, affinity, memory)
+        return _automatic(call)
+    return {"dense": _dense, "matrix-free": _matrix_free, "sketch": _sketch}[method](call)
+
+
+def certificate_seconds(n, p, n_clusters, blocks, method="auto"):
+    """Return about how many seconds of one core of 2024 a certificate takes without ascent, within a factor of three.
+
+    Parameters
+    ----------
+    n, p : int
+        Points and features.
+    n_clusters : int
+        K.
+    blocks : int
+        1 for K-means or one covariance for all, else K.
+    method : {"auto", "dense", "matrix-free", "sketch"}
+        As for `certify`; "auto", the default, is the way it begins with.
+
+    Returns
+    -------
+    float
+        Clusters that hardly overlap take a tenth of it without matrices.
+
+    Examples
+    --------
+    >>> certificate_seconds(1000, 10, 3, 1) < 1 < certificate_seconds(100_000, 10, 3, 1)
+    True
+    """
+    check_option("method", method, _METHODS)
+    if method == "auto":
+        method = "dense" if n <= _SMALL else "matrix-free" if n <= _SKETCH else "sketch"
     if method == "sketch":
-        found = sketch_bound(affinity, reference, rng, polish=polish)
-        report = {"corrected": found.corrected, "size": found.size, "samples": found.samples}
-        return _finished(affinity, labels, found.bound, False, found.error, "sketch estimate", report)
+        return 2e-7 * n + 8 * certificate_seconds(min(1200, max(400, 100 * n_clusters)), p, n_clusters, blocks, "dense")
     if method == "matrix-free":
-        value, report = kmeans_matrix_free(affinity, reference, memory=memory, rng=rng)
-        return _finished(affinity, labels, affinity.to_objective(value), True, 0.0, "matrix-free", report)
-    device = affinity.X.device
-    if polish == "auto" and steps and dense_bytes(n, affinity.blocks, True) > budget(memory, device):
+        pairs = 3e-9 * (1 + p / 40) if blocks == 1 else 6e-8 * blocks
+        return 0.2 * blocks + 1e-4 * n + pairs * n * n
+    return blocks * (1.5e-7 * n * n + 3e-11 * n**3)
+
+
+@dataclass(frozen=True)
+class _Call:
+    affinity: object
+    labels: torch.Tensor
+    polish: object
+    memory: object
+    rng: object
+
+    @cached_property
+    def above(self):
+        """The objective less what no labels could avoid."""
+        costs = self.affinity.costs(self.affinity.means(self.labels)[0])
+        return float(self.affinity.weights @ costs.gather(1, self.labels[:, None])[:, 0])
+
+    @cached_property
+    def reference(self):
+        return _descended(self.affinity, self.labels)
+
+    @property
+    def allowed(self):
+        """The gap that counts as none."""
+        return CERTIFIED * min(abs(self.above + self.affinity.shift), self.above)
+
+    @property
+    def goal(self):
+        """A tenth of it, in the affinity's units."""
+        return 0.1 * self.allowed / self.affinity.scale
+
+    def finished(self, bound, rigorous, error, method, report):
+        objective = self.above + self.affinity.shift
+        # Squares are not negative, and no log-determinant is below the smallest.
+        bound = min(max(float(bound), self.affinity.shift), objective)
+        gap = objective - bound
+        certified = rigorous and gap <= self.allowed
+        return Certificate(objective, bound, gap, certified, rigorous, error, method, report)
+
+
+def _automatic(call):
+    """Rigorous as long as that can be paid; matrices where they are quick, or tell more."""
+    n, blocks = len(call.affinity.X), call.affinity.blocks
+    fits = dense_bytes(n, blocks, False) <= budget(call.memory, call.affinity.X.device)
+    if n > _SKETCH:
+        return _sketch(call)
+    if n <= _SMALL and fits:
+        return _dense(call)
+    try:
+        found = _matrix_free(call)
+    except MemoryBudgetError:
+        return _dense(call) if n <= _DENSE and fits else _sketch(call)
+    if found.certified or n > _DENSE or not fits:
+        return found
+    return max(found, _dense(call), key=lambda one: one.bound)
+
+
+def _sketch(call):
+    found = sketch_bound(call.affinity, call.reference, call.rng, polish=call.polish)
+    report = {"corrected": found.corrected, "size": found.size, "samples": found.samples}
+    return call.finished(found.bound, False, found.error, "sketch estimate", report)
+
+
+def _matrix_free(call):
+    common = {"memory": call.memory, "rng": call.rng}
+    if call.affinity.blocks == 1:
+        value, report = kmeans_matrix_free(call.affinity, call.reference, **common)
+    else:
+        value, report = likelihood_matrix_free(call.affinity, call.reference, goal=call.goal, **common)
+    return call.finished(call.affinity.to_objective(value), True, 0.0, "matrix-free", report)
+
+
+def _dense(call):
+    n, blocks, device = len(call.affinity.X), call.affinity.blocks, call.affinity.X.device
+    steps = _steps(call.polish, n, blocks)
+    if call.polish == "auto" and dense_bytes(n, blocks, True) > budget(call.memory, device):
         steps = 0
-    needed = dense_bytes(n, affinity.blocks, steps > 0)
-    remedy = "pass method='matrix-free'" if affinity.blocks == 1 else "pass method='sketch'"
-    require(needed, what=f"a dense certificate of {n} points", remedy=remedy, memory=memory, device=device)
-    goal = 0.1 * CERTIFIED * _reference(affinity, labels) / affinity.scale
-    value, report = dense_bound(affinity, reference, steps=steps, goal=goal, rng=rng)
-    return _finished(affinity, labels, affinity.to_objective(value), True, 0.0, "dense", report)
-
-
-def _method(n, affinity, memory):
-    """The way that "auto" takes: rigorous as long as it can be paid."""
-    fits = dense_bytes(n, affinity.blocks, False) <= budget(memory, affinity.X.device)
-    if n <= _DENSE and fits:
-        return "dense"
-    return "matrix-free" if n <= _SKETCH and affinity.blocks == 1 else "sketch"
+    needed = dense_bytes(n, blocks, steps > 0)
+    remedy = "pass method='matrix-free'" + ", or polish=False" * (steps > 0)
+    require(needed, what=f"a dense certificate of {n} points", remedy=remedy, memory=call.memory, device=device)
+    value, report = dense_bound(call.affinity, call.reference, steps=steps, goal=call.goal, rng=call.rng)
+    return call.finished(call.affinity.to_objective(value), True, 0.0, "dense", report)
 
 
 def _steps(polish, n, blocks):
@@ -147,24 +247,8 @@ def _steps(polish, n, blocks):
         return _STEPS if polish else 0
     if polish == "auto":
         steps = int(_SECONDS / (_PER_ENTRY * blocks * n * n))
-        return min(_STEPS, steps) if steps >= 20 else 0
-    return int(polish)
-
-
-def _reference(affinity, labels):
-    """What gaps are compared with: the objective, or what of it is above the least that any labels could cost."""
-    above = float(affinity.weights @ affinity.costs(affinity.means(labels)[0]).gather(1, labels[:, None])[:, 0])
-    return min(abs(above + affinity.shift), above)
-
-
-def _finished(affinity, labels, bound, rigorous, error, method, report):
-    above = float(affinity.weights @ affinity.costs(affinity.means(labels)[0]).gather(1, labels[:, None])[:, 0])
-    objective = above + affinity.shift
-    # Squares are not negative, and no log-determinant is below the smallest.
-    bound = min(max(float(bound), affinity.shift), objective)
-    gap = objective - bound
-    certified = rigorous and gap <= CERTIFIED * min(abs(objective), above)
-    return Certificate(objective, bound, gap, certified, rigorous, error, method, report)
+        return min(_STEPS, steps) if steps >= _LEAST else 0
+    return polish
 
 
 def _shared(affinity):

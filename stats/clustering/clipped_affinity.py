@@ -1,7 +1,8 @@
 r"""The matrix G + B of a K-means certificate, applied to vectors: a low rank, plus what clipping adds.
 
 .. math:: \frac{(G + B)_{ij}}{s_i s_j} = x_i \cdot x_j + [l_i \ne l_j] \big( u_{i l_j} + u_{j l_i}
-          - \tilde x_i \cdot \tilde x_j + e_{ij} \big), \quad e_{ij} = \max(0, \tilde x_i \cdot \tilde x_j - u_{i l_j} - u_{j l_i}).
+          - \tilde x_i \cdot \tilde x_j + e_{ij} \big), \quad
+          e_{ij} = \max(0, \tilde x_i \cdot \tilde x_j - u_{i l_j} - u_{j l_i}).
 
 Notation  as in the certificates of K-means; e the clipped part, zero for all but few pairs.
 Cost      n (p + K) operations a vector plus two a listed pair. Without a list n^2 p / 2, in tiles that stay in a cache:
@@ -19,7 +20,7 @@ from sciml.random import normal
 from sciml.stats.clustering.pair_potentials import cluster_sums, tiles
 from sciml.stats.clustering.spectral_bounds import leading_pairs
 
-__all__ = ["ClippedAffinity"]
+__all__ = ["ClippedAffinity", "symmetric_sparse"]
 
 
 class ClippedAffinity:
@@ -63,7 +64,7 @@ class ClippedAffinity:
         keep = torch.nonzero(e > 0)[:, 0]
         self.n_clipped = len(keep)
         if len(keep):
-            self.clipped = _symmetric_sparse(pairs.i[keep], pairs.j[keep], e[keep], len(u))
+            self.clipped = symmetric_sparse(pairs.i[keep], pairs.j[keep], e[keep], len(u))
 
     def apply(self, V):
         """Return (G + B) V, shape (n, r) in and out."""
@@ -120,8 +121,28 @@ class ClippedAffinity:
         return along + float(theta[:count].clamp_min(0).sum()) + count * residual
 
 
-def _symmetric_sparse(i, j, e, n):
-    """The (n, n) matrix with entries e at (i, j) and (j, i), compressed by rows."""
+def symmetric_sparse(i, j, e, n):
+    """Return the (n, n) matrix with entries e at (i, j) and (j, i), compressed by rows.
+
+    Parameters
+    ----------
+    i, j : torch.Tensor, shape (m,)
+        Each pair once.
+    e : torch.Tensor, shape (m,)
+        Entries.
+    n : int
+        Rows.
+
+    Returns
+    -------
+    torch.Tensor, sparse, shape (n, n)
+
+    Examples
+    --------
+    >>> one, two = torch.tensor([0]), torch.tensor([1])
+    >>> (symmetric_sparse(one, two, torch.tensor([3.0]), 2) @ torch.eye(2)).tolist()
+    [[0.0, 3.0], [3.0, 0.0]]
+    """
     rows, columns = torch.cat([i, j]), torch.cat([j, i])
     # One sort instead of the two of the coordinate format, which also warns about checks that are left out.
     order = torch.argsort(rows * n + columns)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import torch
 
+from sciml.stats.clustering.block_design import best_design
 from sciml.stats.clustering.clipped_affinity import ClippedAffinity
 from sciml.stats.clustering.dual_ascent import ascend
 from sciml.stats.clustering.kmeans_certificate import Clusters, best_potentials, dense_multiplier, dense_value_bound
 from sciml.stats.clustering.kmeans_splitting import KMeansSplitting
-from sciml.stats.clustering.likelihood_certificate import Profiles, best_design, block_multiplier, dense_block_bound
+from sciml.stats.clustering.likelihood_certificate import Profiles, block_multiplier, dense_block_bound
 from sciml.stats.clustering.likelihood_splitting import LikelihoodSplitting
 from sciml.stats.clustering.pair_potentials import negative_pairs
 
@@ -130,7 +131,7 @@ def _likelihood(affinity, labels, steps, goal, rng):
     K, s = affinity.n_clusters, affinity.roots
     profiles = Profiles(affinity, labels)
     attained = -float(affinity.weights @ profiles.costs)
-    a, keep = best_design(profiles, rng, goal)
+    a, keep, _ = best_design(profiles, rng, goal)
     blocks = lambda: (block_multiplier(profiles, k, a, keep[k])[1] for k in range(K))  # noqa: E731
     value = _sum_of_blocks(affinity, a, blocks(), [(s * (labels == k))[:, None] for k in range(K)], rng)
     if value - attained <= goal or not steps:

@@ -37,12 +37,12 @@ from sciml.stats.clustering.pair_potentials import (
 )
 from sciml.stats.clustering.spectral_bounds import largest_sum
 
-__all__ = ["Clusters", "best_potentials", "dense_multiplier", "dense_value_bound", "row_targets"]
+__all__ = ["FACTORS", "Clusters", "best_potentials", "dense_multiplier", "dense_value_bound", "row_targets"]
 
 _EPS = torch.finfo(torch.float64).eps
 # Below 1 the clusters themselves stick out of lam; beyond 2 margins are eaten up. In between the best value moves with
 # the overlap of the clusters.
-_FACTORS = (1.02, 1.1, 1.2, 1.35, 1.6, 2.0, 2.6)
+FACTORS = (1.02, 1.1, 1.2, 1.35, 1.6, 2.0, 2.6)
 _MIDDLE = 3
 
 
@@ -140,8 +140,8 @@ def best_potentials(clusters, rng):
     Returns
     -------
     u : torch.Tensor, shape (n, K)
-    factor : float
-        lam over the largest of the clusters' strengths.
+    number : int
+        Which of `FACTORS` times the largest of the clusters' strengths is lam.
 
     Examples
     --------
@@ -154,22 +154,22 @@ def best_potentials(clusters, rng):
     largest = float(clusters.strengths.amax())
     targets = lambda f: balanced(clusters, row_targets(clusters, f * largest))  # noqa: E731
     # The largest strength asks for the smallest potentials, and so for the most pairs.
-    pairs = negative_pairs(clusters, closed_potentials(clusters, targets(_FACTORS[-1])), clusters.spread / 2)
+    pairs = negative_pairs(clusters, closed_potentials(clusters, targets(FACTORS[-1])), clusters.spread / 2)
     found = {}
 
     def value(number):
         if number not in found:
-            u = fit_potentials(clusters, pairs, targets(_FACTORS[number]))
+            u = fit_potentials(clusters, pairs, targets(FACTORS[number]))
             found[number] = ClippedAffinity(clusters, u, pairs).value(rng), u
         return found[number][0]
 
     # The best value falls and rises again along the factors.
     now = _MIDDLE
     while True:
-        near = [number for number in (now - 1, now + 1) if 0 <= number < len(_FACTORS)]
+        near = [number for number in (now - 1, now + 1) if 0 <= number < len(FACTORS)]
         best = min(near, key=value)
         if value(best) >= value(now):
-            return found[now][1], _FACTORS[now]
+            return found[now][1], now
         now = best
 
 

@@ -24,6 +24,8 @@ import math
 
 import torch
 
+from sciml.stats.clustering.spectral_bounds import spectral_slack
+
 __all__ = ["krylov_slack", "perron_bound", "probable_largest"]
 
 
@@ -44,15 +46,12 @@ def krylov_slack(n, block, depth, failure):
     Returns
     -------
     float
-        0 where the basis is the whole space.
 
     Examples
     --------
     >>> round(krylov_slack(100000, 4, 80, 1e-12), 4)
     0.0093
     """
-    if block * (depth + 1) >= n:
-        return 0.0
     # P(chi^2_b < v) <= (v / 2)^(b / 2) / Gamma(b / 2 + 1) takes half the chance; chi^2_{n-1} above `most` the rest.
     log_v = math.log(2) + (math.log(failure / 2) + math.lgamma(block / 2 + 1)) * 2 / block
     rare = -math.log(failure / 2)
@@ -97,8 +96,12 @@ def probable_largest(apply, start, *, depth=80, failure=1e-12):
     True
     """
     n, b = start.shape
-    depth = min(depth, max(1, n // b - 1))
     width = b * (depth + 1)
+    if 2 * width >= n:
+        # A basis of the whole space would end in vectors made of rounding.
+        H = apply(torch.eye(n, dtype=start.dtype, device=start.device))
+        largest = float(torch.linalg.eigvalsh((H + H.T) / 2)[-1])
+        return largest + spectral_slack(n, float(H.norm())), largest
     basis, T = start.new_empty(width, n), start.new_zeros(width, width)  # vectors are rows, which products read faster
     block = torch.linalg.qr(start)[0]
     for filled in range(b, width + 1, b):

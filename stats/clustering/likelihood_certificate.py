@@ -23,16 +23,12 @@ from __future__ import annotations
 
 import torch
 
-from sciml.random import normal
 from sciml.stats.clustering.pair_potentials import cluster_sums
-from sciml.stats.clustering.spectral_bounds import largest_sum, leading_pairs
+from sciml.stats.clustering.spectral_bounds import largest_sum
 
-__all__ = ["Profiles", "best_design", "block_multiplier", "dense_block_bound", "row_multipliers", "water_levels"]
+__all__ = ["Profiles", "block_multiplier", "dense_block_bound", "row_multipliers", "water_levels"]
 
 _EPS = torch.finfo(torch.float64).eps
-# Strengths start a little above the least that their own members allow, and rise by more than what lacks.
-_FIRST, _RELAXATION = 1.3, 1.5
-_ROUNDS, _PATIENCE = 10, 3
 _LEVELS = 40  # Newton steps at most; each passes a kink, and a handful is the rule
 
 
@@ -197,73 +193,6 @@ def block_multiplier(profiles, k, a, keep):
     for T in (M, B):
         T.mul_(s).mul_(s[:, None])
     return M.neg_(), torch.maximum(B, B.T)
-
-
-def best_design(profiles, rng, goal=0.0):
-    r"""Return the multipliers and the choices of `keep` whose bound is best by an estimate of its eigenvalues.
-
-    The strengths rise to what their blocks need,
-    :math:`\lambda_k \leftarrow \lambda_k + \tfrac32 (\lambda_{\max}(H_k) - \lambda_k)`: a fixed point is a bound that
-    the labels attain.
-
-    Parameters
-    ----------
-    profiles : Profiles
-        The partition.
-    rng : numpy.random.Generator
-        Source of start vectors.
-    goal : float
-        Stop once the bound is so near the value of the labels, in the units of the affinity; 0 by default.
-
-    Returns
-    -------
-    a : torch.Tensor, shape (n,)
-        alpha_i / s_i.
-    keep : list of bool
-        For each block.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sciml.stats.clustering.affinity import Affinity
-    >>> X = torch.tensor([[0.0], [1.0], [9.0], [10.0]], dtype=torch.float64)
-    >>> affinity = Affinity(X, 2, torch.ones(2, 1, 1, dtype=torch.float64))
-    >>> a, keep = best_design(Profiles(affinity, torch.tensor([0, 0, 1, 1])), np.random.default_rng(0))
-    >>> len(a), len(keep)
-    (4, 2)
-    """
-    affinity = profiles.affinity
-    value = -float(affinity.weights @ profiles.costs)
-    # A cluster of one point has strength zero, which leaves no room for rounding in the others.
-    strengths = _FIRST * profiles.strengths.clamp_min(1e-3 * float(profiles.strengths.amax()))
-    best, chosen, since = float("inf"), None, 0
-    choices = [(False, True)] * affinity.n_clusters
-    for number in range(_ROUNDS):
-        a = row_multipliers(profiles, strengths)
-        found = [{keep: _largest(profiles, k, a, keep, rng) for keep in each} for k, each in enumerate(choices)]
-        keep = [min(each, key=each.get) for each in found]
-        need = torch.tensor([min(each.values()) for each in found], dtype=a.dtype, device=a.device).clamp_min(0)
-        total = float(affinity.weights @ a) + float(need.sum())
-        if number == 1:
-            choices = [(each,) for each in keep]
-        if total < best:
-            best, chosen, since = total, (a, keep), 0
-        since += 1
-        if best - value <= goal or since > _PATIENCE:
-            break
-        strengths = strengths + _RELAXATION * (need - strengths).clamp_min(0)
-    return chosen
-
-
-def _largest(profiles, k, a, keep, rng):
-    H, B = block_multiplier(profiles, k, a, keep)
-    H += B
-    start = normal(rng, (len(a), 3), device=a.device)
-    start[:, 0] = profiles.affinity.roots * (profiles.labels == k)
-    if len(a) <= 200:
-        return float(torch.linalg.eigvalsh(H)[-1])
-    theta, _, residual = leading_pairs(lambda V: H @ V, start, 1, tol=1e-6, max_products=40)
-    return float(theta[0]) + residual
 
 
 def dense_block_bound(affinity, k, a, B, *, start=None, rng=None):

@@ -28,17 +28,19 @@ from sciml.linalg.memory import budget
 from sciml.random import normal
 from sciml.stats.clustering.clipped_affinity import ClippedAffinity
 from sciml.stats.clustering.dense_route import metric_points
-from sciml.stats.clustering.kmeans_certificate import Clusters, best_potentials, row_targets
+from sciml.stats.clustering.kmeans_certificate import FACTORS, Clusters, best_potentials, row_targets
 from sciml.stats.clustering.krylov_bounds import perron_bound, probable_largest
 from sciml.stats.clustering.pair_potentials import balanced, closed_potentials, fit_potentials, negative_pairs
 from sciml.stats.clustering.spectral_bounds import leading_pairs
 
-__all__ = ["FAILURE", "kmeans_matrix_free", "split_sum", "stratified"]
+__all__ = ["FAILURE", "SPARE", "kmeans_matrix_free", "split_sum", "stratified"]
 
 FAILURE = 1e-12  # chance with which a bound by Krylov spaces may not hold
 _SAMPLE = 1500
 _PAIR_BYTES = 150  # a listed pair, its entries in the sparse matrix and what sorting them takes
 _BLOCK, _DEPTH = 4, 80
+# Vectors beyond those whose values count: what is left is then below these by more than Krylov spaces leave open.
+SPARE = 8
 _EPS = torch.finfo(torch.float64).eps
 
 
@@ -161,7 +163,9 @@ def _operator(clusters, memory, rng):
     """G + B with the strength that is best for a sample, and potentials fitted to all points."""
     chosen = stratified(clusters.labels, _SAMPLE, rng)
     sample = Clusters(clusters.X[chosen], clusters.weights[chosen], clusters.labels[chosen], clusters.n_clusters)
-    _, factor = best_potentials(sample, rng)
+    _, number = best_potentials(sample, rng)
+    # The clipped pairs weigh more, relative to the scatters, the more points there are: a little more strength pays.
+    factor = FACTORS[min(number + (len(chosen) < len(clusters.labels)), len(FACTORS) - 1)]
     limit = budget(memory, clusters.X.device) // _PAIR_BYTES
     targets = balanced(clusters, row_targets(clusters, factor * float(clusters.strengths.amax())))
     u = closed_potentials(clusters, targets)
@@ -217,7 +221,7 @@ def _by_krylov(operator, rng):
     n, K = clusters.margins.shape
     along, project, apply = _deflated(operator)
     indicators = torch.zeros_like(clusters.margins).scatter_(1, clusters.labels[:, None], clusters.roots[:, None])
-    start = project(torch.cat([indicators, normal(rng, (n, 3), device=indicators.device)], 1))[:, : n - 1]
+    start = project(torch.cat([indicators, normal(rng, (n, SPARE), device=indicators.device)], 1))[:, : n - 1]
     _, C, _ = leading_pairs(apply, start, min(K - 1, n - 1), tol=1e-9, max_products=60)
     C = torch.linalg.qr(project(C))[0]
     off = lambda V: V - C @ (C.T @ V)  # noqa: E731
