@@ -278,6 +278,11 @@ def search_mixture(sample, K, rng, starts, options, max_iter=300):
     if options.moves:
         moved = search(model, best, rounds=options.moves)
         pool.add(model, structure, [f"{start}, split and merged"], moved)
+        # Where no start led under the other structures, this may.
+        for other in (name for name in structures if name != structure):
+            model = _model(sample, other, options)
+            again = model.fit(moved.memberships, max_iter=4 * _SCREEN, tol=1e-4)
+            pool.add(model, other, [f"{start}, split and merged"], again)
     if options.noise or options.prior == "auto":
         _with_noise(pool, sample, K, rng, options)
     model, structure, start, best = pool.best(noise=options.noise)
@@ -291,12 +296,12 @@ def _with_noise(pool, sample, K, rng, options):
     """Add mixtures with a uniform component, from the best so far and from k-means of the points in company."""
     _, structure, start, best = pool.best()
     inner = _in_company(sample, K)
-    if inner is None:
+    if inner is None and not options.noise:
         return
     seeds = [best.memberships[0]]
     noise = [torch.zeros_like(best.noise_memberships[0])]
-    labels = torch.zeros_like(inner, dtype=torch.int64)
-    if int(inner.sum()) > K:
+    if inner is not None and int(inner.sum()) > K:
+        labels = torch.zeros_like(inner, dtype=torch.int64)
         for points in (sample.raw, sample.Z):
             part = kmeans(points[inner], K, rng, n_init=options.n_init, weights=sample.weights[inner])[0]
             labels[inner] = part
