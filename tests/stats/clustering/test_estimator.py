@@ -155,6 +155,29 @@ def test_names_of_columns_go_into_the_result(rng, kind):
     assert_array_equal(model.predict(frame), model.labels_)
 
 
+@BOTH
+def test_one_cluster_is_all_there_is_to_one_cluster(rng, kind):
+    X = rng.standard_normal((60, 3))
+    model = kind(1, random_state=0).fit(X)
+    assert_array_equal(model.labels_, 0)
+    assert model.certified_
+    if kind is SDPKMeans:
+        assert_allclose(model.cluster_centers_, X.mean(axis=0, keepdims=True), rtol=1e-10)
+
+
+def test_the_number_of_clusters_is_found(rng):
+    X, labels = blobs(rng, n=90)
+    model = ILASDP("auto", random_state=0, **QUICK).fit(X)
+    assert same_partition(model.labels_.tolist(), labels.tolist())
+    assert len(model.weights_) == model.result_.n_clusters == 3
+
+
+def test_labels_to_start_from_are_taken(rng):
+    X, labels = blobs(rng)
+    model = ILASDP(3, **(CHEAP[ILASDP] | {"init": labels}), on_failure="ignore", random_state=0).fit(X)
+    assert same_partition(model.labels_.tolist(), labels.tolist())
+
+
 def test_outliers_are_noise(rng):
     X, labels = blobs(rng, n=90)
     far = rng.uniform(-60, 60, (6, 3))
