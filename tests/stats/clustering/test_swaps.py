@@ -127,6 +127,18 @@ def test_halves_gain_what_splitting_gains(rng):
         assert sse_of(X[own], side, w[own]) <= 1.2 * best
 
 
+def test_long_clusters_are_cut_across(rng):
+    # Thirty directions: three steps of Lloyd's method do not turn a cut along the cluster round.
+    X = torch.from_numpy(rng.standard_normal((400, 30)))
+    X[:, 2] = torch.linspace(-6, 6, 400)
+    one = torch.zeros(400, dtype=torch.int64)
+    points = Points(X)
+    gain, children = halves(points, one, 0 * points.X[:1], points.squares)
+    # Two halves of a line of length 12, six apart: n / 4 times the square.
+    assert float(gain[0]) >= 0.95 * 400 / 4 * 6**2
+    assert float((children[0, 1] - children[0, 0])[2].abs()) > 5.5
+
+
 @settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1))
 def test_a_weight_of_two_is_a_repeated_row(number):

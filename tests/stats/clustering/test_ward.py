@@ -93,7 +93,9 @@ def test_small_clusters_weigh_what_their_points_do(rng, monkeypatch):
     monkeypatch.setattr(module, "_EXACT", 100)
     monkeypatch.setattr(module, "_SMALL", 400)
     X, _ = blobs(rng, 400, 3, 2, 1.0)
-    # As many small clusters as points: the tree of the points.
-    small = ward(X, 5, np.random.default_rng(0))
+    w = torch.from_numpy(rng.uniform(0.1, 5, 400))
+    # As many small clusters as points: the tree of the points, with their weights.
+    small = ward(X, 5, np.random.default_rng(0), w)
     monkeypatch.setattr(module, "_EXACT", 400)
-    assert torch.equal(small, ward(X, 5, rng))
+    assert torch.equal(small, ward(X, 5, rng, w))
+    assert not torch.equal(small, ward(X, 5, rng))
