@@ -347,7 +347,7 @@ def mixture_of(prediction, sample, has_noise, *, projection=None, standard=False
     full = torch.diag_embed(means.new_full((K, p), least))
     full[:, inside[:, None], inside] = covariances * sample.std[:, None] * sample.std
     logs = float(sample.std.log().sum())
-    constant = 0.5 * math.log(least) * (p - len(inside))
+    constant = 0.5 * math.log(2 * math.pi * least) * (p - len(inside))
     density = density - logs - constant if has_noise else density
     score = score - logs * float(sample.weights.sum())
     if projection is not None:
