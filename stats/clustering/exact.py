@@ -8,7 +8,8 @@ multipliers make a bound at any time, which is proved in full precision and does
 
 Notation  as in the affinities and in the splitting; Z (B, n, n) memberships; y (n,), W (B, n, n), l (B,) multipliers.
 Cost      a few dozen passes over B matrices of (n, n) a step, some hundred steps; the bound every tenth step.
-Pitfalls  rho is rescaled a few times only, and never late: chasing the balance of the two blocks slows the end down.
+Pitfalls  the best rho falls with the value over n, from n to some hundredths of it: it is rescaled to balance what the
+          criterion is made of, less and less often. Chasing the balance at every step slows the end down.
 References
     Y. Zhuang, X. Chen, Y. Yang, Likelihood adjusted semidefinite programs, 2023, arXiv 2209.15097. J. Eckstein,
     D. Bertsekas, On the Douglas-Rachford splitting method, 1992.
@@ -30,8 +31,9 @@ from sciml.stats.clustering.relaxation_splitting import RelaxationSplitting
 __all__ = ["ExactSolution", "admm"]
 
 _EVERY = 10  # steps between bounds
-_RESCALED = (20, 40, 80, 160, 320)  # steps after which rho is looked at
-_FACTOR, _WORTH = 2.0, 1.5
+_RESCALED = (20, 40, 60, 80, 120, 160, 240, 320, 480, 640)  # steps after which rho is looked at
+_FACTOR, _WORTH = 3.0, 1.5  # of rho at once: the most, and what is worth the disturbance
+_TINY = 1e-12  # rounding says nothing about rho
 _SMALL = 1e-3  # of n: values below it need be exact to tol times it only
 
 
@@ -210,13 +212,18 @@ def _steps(affinity, state, trace):
         best = best | {"value": value, "excess": excess, "apart": apart}
         scalars = {"primal_residual": apart, "value": value, "bound": best["bound"], "penalty": state.rho}
         yield Step(best, max(apart, excess), scalars)
-        before = state.outer
         distance = state.advance()
         apart = distance / float(torch.linalg.vector_norm(state.outer))
         n_iter += 1
         if n_iter in _RESCALED:
-            moved = float(torch.linalg.vector_norm(state.outer - before))
-            factor = min(max((distance / max(moved, 1e-300)) ** 0.5, 1 / _FACTOR), _FACTOR)
-            # Differences that are rounding say nothing about rho.
-            if max(factor, 1 / factor) > _WORTH and max(distance, moved) > 1e-12:
+            factor = _rescaling(apart, excess)
+            if factor != 1:
                 state.rescale(factor)
+
+
+def _rescaling(apart, excess):
+    """Return the factor of rho that balances the distance of the sets and the excess of the bound."""
+    if max(apart, excess) <= _TINY:
+        return 1.0
+    factor = min(max((apart / max(excess, _TINY)) ** 0.5, 1 / _FACTOR), _FACTOR)
+    return factor if max(factor, 1 / factor) > _WORTH else 1.0

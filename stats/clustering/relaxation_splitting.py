@@ -25,7 +25,7 @@ from sciml.stats.clustering.spectral_bounds import leading_pairs
 __all__ = ["RelaxationSplitting", "threshold"]
 
 _RELAXATION = 1.6
-_PENALTY = 0.5  # of the sum of the weights
+_PENALTY = 1.0  # of the sum of the weights
 _DECOMPOSED = 100  # up to here a full decomposition is the faster way
 _PRODUCTS = 3
 _SPARE = 5  # vectors beyond the rank, among which new directions appear
