@@ -97,6 +97,15 @@ def test_units_do_not_matter(rng, factor, shift):
     assert_allclose(two[2], factor**2 * one[2], rtol=1e-14 * shift + 1e-12)
 
 
+def test_digits_are_not_lost_far_from_the_origin(rng):
+    X = blobs(rng, 400, 5, 3, 3.0)
+    near, far = Points(X), Points(X + 2.0**33)
+    rows = seed(near, 5, np.random.default_rng(0))
+    assert torch.equal(seed(far, 5, np.random.default_rng(0)), rows)
+    # The fast formula, too, which squares lengths.
+    assert torch.equal(descend(far, far.X[rows])[0], descend(near, near.X[rows])[0])
+
+
 def test_the_same_numbers_give_the_same_answer(rng):
     X = blobs(rng)
     one, two = (kmeans(X, 4, np.random.default_rng(3)) for _ in range(2))

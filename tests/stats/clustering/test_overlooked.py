@@ -50,9 +50,11 @@ def test_nothing_is_moved_where_nothing_is_missing(rng):
     assert overlooked(X, pi, means, covariances, rng) is None
 
 
-def test_scattered_outliers_are_no_cluster(rng):
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+def test_scattered_outliers_are_no_cluster(rng, kind):
     X, truth, _ = missed(rng, rare=0)
-    X[::50] = torch.from_numpy(rng.uniform(-60, 60, (len(X[::50]), 3)))
+    size = (len(X[::50]), 3)
+    X[::50] = torch.from_numpy(rng.uniform(-60, 60, size) if kind == "uniform" else 25 * rng.standard_normal(size))
     means = torch.tensor([[0.0, 0.0, 0.0], [12.0, 0.0, 0.0]], dtype=torch.float64)
     eye = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
     assert overlooked(X, torch.ones(2).double() / 2, means, eye, rng) is None
