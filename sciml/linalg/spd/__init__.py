@@ -4,6 +4,12 @@ Shapes are (..., n, n), real symmetric or complex Hermitian; NumPy in, NumPy out
 """
 
 from sciml.linalg.spd.checks import as_spd as as_spd
+from sciml.linalg.spd.distances import affine_invariant_distance as affine_invariant_distance
+from sciml.linalg.spd.distances import bures_distance as bures_distance
+from sciml.linalg.spd.distances import log_cholesky_distance as log_cholesky_distance
+from sciml.linalg.spd.distances import log_euclidean_distance as log_euclidean_distance
+from sciml.linalg.spd.distances import spd_distance as spd_distance
+from sciml.linalg.spd.factors import spd_factor as spd_factor
 from sciml.linalg.spd.functions import clip_eigenvalues as clip_eigenvalues
 from sciml.linalg.spd.functions import expm as expm
 from sciml.linalg.spd.functions import invm as invm
@@ -11,7 +17,14 @@ from sciml.linalg.spd.functions import invsqrtm as invsqrtm
 from sciml.linalg.spd.functions import logm as logm
 from sciml.linalg.spd.functions import powm as powm
 from sciml.linalg.spd.functions import sqrtm as sqrtm
+from sciml.linalg.spd.metrics import METRICS as METRICS
+from sciml.linalg.spd.metrics import canonical_metric as canonical_metric
 from sciml.linalg.spd.multipliers import lyapunov as lyapunov
 from sciml.linalg.spd.multipliers import schur_multiplier as schur_multiplier
 from sciml.linalg.spd.multipliers import transport_from_identity as transport_from_identity
 from sciml.linalg.spd.multipliers import transport_to_identity as transport_to_identity
+from sciml.linalg.spd.pairwise import pairwise_distances as pairwise_distances
+from sciml.linalg.spd.tangent import from_tangent as from_tangent
+from sciml.linalg.spd.tangent import tangent_coordinates as tangent_coordinates
+from sciml.linalg.spd.tangent import unvech as unvech
+from sciml.linalg.spd.tangent import vech as vech

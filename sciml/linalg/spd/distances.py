@@ -1,0 +1,477 @@
+r"""Distances of positive (semi)definite matrices in five geometries, without cancellation and with exact gradients.
+
+.. math:: d_{BW}(A, B) = \min_O \| L_A - L_B O \|_F, \qquad A = L_A L_A^H,\; B = L_B L_B^H,\; O^H O = I
+
+is the 2-Wasserstein distance of centred Gaussians. The trace formula subtracts numbers of the size of A to find d^2 and
+loses everything below the square root of eps; here the residual of the two factors is formed first and is small by
+itself. The affine-invariant distance likewise takes log(1 + mu) of the relative difference where that is small.
+
+Notation  A, B (..., n, n); L their factors; O unitary; T the transport map, T A T = B; C C^H = M the metric parameter.
+Cost      a factorisation of each matrix and one singular value decomposition (about 12 n^3) a pair.
+Pitfalls  the relative error is about eps ||L|| / d, so that distances below eps ||L|| are rounding. The derivative
+          of d at A = B is the subgradient 0; d^2 has derivative 0 there. Second derivatives raise. On singular A the
+          gradient of the Bures-Wasserstein distance is that along matrices of the same range: across it, there is none.
+References  R. Bhatia, T. Jain, Y. Lim, On the Bures-Wasserstein distance between positive definite matrices, 2019.
+            A. Han, B. Mishra, P. Jawanpuria, J. Gao, Learning with symmetric positive definite matrices via generalized
+            Bures-Wasserstein geometry, 2021. Y. Thanwerdas, X. Pennec, 2023. Z. Lin, Riemannian geometry of symmetric
+            positive definite matrices via Cholesky decomposition, 2019.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from sciml.exceptions import InvalidInputError
+from sciml.linalg.arrays import enter
+from sciml.linalg.spd.checks import as_spd, eigh_symmetric, symmetrise
+from sciml.linalg.spd.factors import check_definite, factor
+from sciml.linalg.spd.functions import spectral
+from sciml.linalg.spd.metrics import canonical_metric
+from sciml.validation import check_number
+
+__all__ = [
+    "affine_invariant_distance",
+    "bures_distance",
+    "log_cholesky_distance",
+    "log_euclidean_distance",
+    "spd_distance",
+]
+
+_SINGULAR_REMEDY = 'Estimate covariances with shrinkage (shrink=1e-3), or use metric="bw", which allows singular ones.'
+_NEAR = 0.5  # relative difference below which log(1 + mu) is used; both ways are exact to eps there
+
+
+# ---------------------------------------------------------------- factors and maps without gradients
+
+
+def procrustes(L_A, L_B):
+    """Return (L_A - L_B O, O) with the unitary O that brings the two factors closest."""
+    U, _, Vh = torch.linalg.svd(L_B.mH @ L_A)
+    O = U @ Vh  # noqa: E741  # the letter of the formula
+    return L_A - L_B @ O, O
+
+
+def right_divide(R, L, singular):
+    """Return R L^+, by triangular solves, or by the pseudo-inverse for the matrices whose factor is singular."""
+    if not bool(singular.any()):
+        return torch.linalg.solve_triangular(L, R, upper=False, left=False)
+    # The columns of a singular factor are orthogonal only in the balanced frame, so that no transpose will do.
+    lost = singular[..., None, None]
+    eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
+    whole = torch.linalg.solve_triangular(torch.where(lost, eye, L), R, upper=False, left=False)
+    return torch.where(lost, R @ torch.linalg.pinv(L, rtol=1e-7), whole)
+
+
+def relative_spectrum(L, A, B, L_B):
+    r"""Return (ell, U) with :math:`L^{-1} B L^{-H} = U e^{ell} U^H`, where A = L L^H and B = L_B L_B^H.
+
+    Near B = A the small difference is decomposed, far from it the product of the factors, whose singular values keep
+    twice the digits of eigenvalues.
+    """
+    W = torch.linalg.solve_triangular(L, L_B, upper=False)
+    U, s, _ = torch.linalg.svd(W)
+    ell = 2 * s.log()
+    near = ell.abs().amax(-1) < _NEAR
+    if bool(near.any()):
+        half = torch.linalg.solve_triangular(L, B - A, upper=False)
+        E = symmetrise(torch.linalg.solve_triangular(L.mH, half, upper=True, left=False))
+        # The identity in place of far matrices, for which log(1 + mu) may not exist.
+        mu, V = torch.linalg.eigh(torch.where(near[..., None, None], E, 0))
+        ell = torch.where(near[..., None], mu.log1p(), ell)
+        U = torch.where(near[..., None, None], V, U)
+    return ell, U
+
+
+class _Bures(torch.autograd.Function):
+    """d(A, B); the factors are taken before the two batches are broadcast against each other."""
+
+    @staticmethod
+    def forward(ctx, A, B, L_A, L_B, lost_A, lost_B):
+        R, O = procrustes(L_A, L_B)  # noqa: E741
+        d = torch.linalg.vector_norm(R, dim=(-2, -1))
+        ctx.save_for_backward(R, O, d, L_A, L_B, lost_A, lost_B)
+        ctx.shapes = A.shape, B.shape
+        return d
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        R, O, d, L_A, L_B, lost_A, lost_B = ctx.saved_tensors  # noqa: E741
+        weight = torch.where(d > 0, grad / (2 * d), 0)[..., None, None]
+        batch, grad_A, grad_B = R.shape, None, None
+        # I - T_AB = (L_A - L_B O) L_A^-1 needs no subtraction of maps; the other one is its mirror image.
+        if ctx.needs_input_grad[0]:
+            G = right_divide(R, L_A.expand(batch), lost_A.expand(batch[:-2]))
+            grad_A = symmetrise(weight * G).sum_to_size(ctx.shapes[0])
+        if ctx.needs_input_grad[1]:
+            G = right_divide(-R @ O.mH, L_B.expand(batch), lost_B.expand(batch[:-2]))
+            grad_B = symmetrise(weight * G).sum_to_size(ctx.shapes[1])
+        return grad_A, grad_B, None, None, None, None
+
+
+class _AffineInvariant(torch.autograd.Function):
+    """d(A, B) = ||log(L_A^-1 B L_A^-H)||."""
+
+    @staticmethod
+    def forward(ctx, A, B, L_A, L_B):
+        batch = torch.broadcast_shapes(A.shape, B.shape)
+        L = L_A.expand(batch)
+        ell, U = relative_spectrum(L, A, B, L_B.expand(batch))
+        d = torch.linalg.vector_norm(ell, dim=-1)
+        ctx.save_for_backward(ell, U, d, L)
+        ctx.shapes = A.shape, B.shape
+        return d
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        ell, U, d, L = ctx.saved_tensors
+        slope = torch.where(d > 0, grad / d, 0)[..., None] * ell
+        Z = torch.linalg.solve_triangular(L.mH, U, upper=True)  # A = L L^H = Z^-H Z^-1, B = Z^-H e^ell Z^-1
+        grad_A = symmetrise((Z * -slope[..., None, :]) @ Z.mH).sum_to_size(ctx.shapes[0])
+        grad_B = symmetrise((Z * (slope * (-ell).exp())[..., None, :]) @ Z.mH).sum_to_size(ctx.shapes[1])
+        return grad_A, grad_B, None, None
+
+
+# ---------------------------------------------------------------- distances of tensors that are known to be right
+
+
+def bures(A, B, eps=None):
+    """Return the Bures-Wasserstein distances of symmetric tensors whose batches broadcast."""
+    (L_A, lost_A), (L_B, lost_B) = factor(A.detach(), "A", eps), factor(B.detach(), "B", eps)
+    return _Bures.apply(A, B, L_A, L_B, lost_A, lost_B)
+
+
+def affine_invariant(A, B, eps=None):
+    """Return the affine-invariant distances of symmetric tensors whose batches broadcast."""
+    return _AffineInvariant.apply(A, B, definite_factor(A, "A", eps), definite_factor(B, "B", eps))
+
+
+def definite_factor(A, name, eps=None):
+    """Return the Cholesky factor without gradient, or say which matrix has none."""
+    L, singular = factor(A.detach(), name, eps)
+    check_definite(name, A.detach(), singular, _SINGULAR_REMEDY)
+    return L
+
+
+def log_cholesky(A, B, eps=None):
+    """Return the log-Cholesky distances of symmetric tensors whose batches broadcast."""
+    K, L = (log_cholesky_coordinates(X, name, eps) for X, name in ((A, "A"), (B, "B")))
+    return length(K - L, 2)
+
+
+def log_cholesky_coordinates(A, name="A", eps=None):
+    """Return the strictly lower part of the Cholesky factor and the logarithm of its diagonal."""
+    definite_factor(A, name, eps)
+    L = torch.linalg.cholesky(A)
+    return L.tril(-1) + torch.diag_embed(L.diagonal(dim1=-2, dim2=-1).real.log()).to(L.dtype)
+
+
+def log_euclidean(A, B, eps=None):
+    """Return the log-Euclidean distances of symmetric tensors whose batches broadcast."""
+    return length(logarithm(A, "A", eps) - logarithm(B, "B", eps), 2)
+
+
+def logarithm(A, name="A", eps=None):
+    """Return log A, or say which matrix has none."""
+    definite_factor(A, name, eps)
+    return spectral(A, "log")
+
+
+def length(X, axes):
+    """Return the norm over the last axes; its derivative at zero is zero."""
+    return torch.linalg.vector_norm(X, dim=tuple(range(-axes, 0)))
+
+
+_DISTANCES = {
+    "bw": bures,
+    "gbw": bures,
+    "airm": affine_invariant,
+    "logeuclid": log_euclidean,
+    "logchol": log_cholesky,
+    "euclid": lambda A, B, eps=None: length(A - B, 2),
+}
+
+
+# ---------------------------------------------------------------- the door
+
+
+def enter_pair(A, B, names=("A", "B")):
+    """Return ((A, B), leave, eps): symmetric tensors of at least double precision that broadcast, and theirs of old.
+
+    float32 data are computed in float64: the square root of their eps would not leave enough digits of a distance.
+    """
+    (A, B), leave = enter(A, B, names=names)
+    A, B = as_spd(names[0], A), as_spd(names[1], B)
+    if A.shape[-1] != B.shape[-1]:
+        raise InvalidInputError(
+            f"{names[0]} and {names[1]} must hold matrices of one size; got shapes {tuple(A.shape)} and "
+            f"{tuple(B.shape)}. Use the same channels for both."
+        )
+    try:
+        torch.broadcast_shapes(A.shape, B.shape)
+    except RuntimeError:
+        raise InvalidInputError(
+            f"the leading axes of {names[0]} and {names[1]} must broadcast; got shapes {tuple(A.shape)} and "
+            f"{tuple(B.shape)}. For all pairs of two lists use pairwise_distances."
+        ) from None
+    working, eps = A.dtype, torch.finfo(A.dtype).eps
+    long = torch.complex128 if A.is_complex() else torch.float64
+    back = lambda X: leave(X.to(working if X.is_complex() else working.to_real()))  # noqa: E731
+    return (A.to(long), B.to(long)), back, eps
+
+
+def check_parameters(metric, theta, M):
+    """Return the short name of the metric and theta as a float, checked."""
+    metric = canonical_metric(metric)
+    theta = check_number("theta", theta)
+    if theta == 0:
+        raise InvalidInputError("theta must not be 0; got 0. For the limit at 0 use metric='logeuclid'.")
+    if (metric == "gbw") != (M is not None):
+        raise InvalidInputError(
+            f"M must be given with metric='gbw' and with no other; got metric={metric!r} and M of type "
+            f"{type(M).__name__}. Pass M=, or use metric='bw', where M is the identity."
+        )
+    return metric, theta
+
+
+def deform(X, name, metric, theta, M, eps):
+    """Return X^theta, in the coordinates in which the metric parameter M is the identity."""
+    if theta != 1:
+        X = power(X, name, theta, eps)
+    if metric == "gbw":
+        # Any factor of M serves: the geometry does not see rotations.
+        C = torch.linalg.cholesky(M)
+        half = torch.linalg.solve_triangular(C, X, upper=False)
+        X = symmetrise(torch.linalg.solve_triangular(C.mH, half, upper=True, left=False))
+    return X
+
+
+def power(X, name, theta, eps):
+    """Return X^theta; eigenvalues that are rounding errors are zero, since a root would make them large."""
+    _, lost = factor(X.detach(), name, eps)
+    if theta < 0:
+        check_definite(name, X.detach(), lost, "Estimate covariances with shrinkage (shrink=1e-3), or take theta > 0.")
+    s, U = eigh_symmetric(X)
+    rounding = s <= 2 * X.shape[-1] * eps * s[..., -1:]
+    return spectral(X, "pow", theta, eig=(torch.where(lost[..., None] & rounding, 0, s), U))
+
+
+def enter_metric(M, like):
+    """Return the metric parameter as a symmetric positive definite tensor beside `like`, or None."""
+    if M is None:
+        return None
+    (M,), _ = enter(M, names=("M",), device=like.device)
+    M = as_spd("M", M).to(like.dtype)
+    if M.shape[-1] != like.shape[-1]:
+        raise InvalidInputError(f"M must have {like.shape[-1]} rows like the matrices; got shape {tuple(M.shape)}.")
+    definite_factor(M, "M")
+    return M
+
+
+def bures_distance(A, B, *, squared=False):
+    r"""Return the Bures-Wasserstein distance, :math:`\min_O \|L_A - L_B O\|_F` over unitary O [1]_.
+
+    It is the root of :math:`\operatorname{tr} A + \operatorname{tr} B - 2 \operatorname{tr} (A^{1/2} B A^{1/2})^{1/2}`,
+    the 2-Wasserstein distance of centred Gaussians with covariances A and B.
+
+    Parameters
+    ----------
+    A, B : array, shapes (..., n, n)
+        Positive semidefinite matrices, real symmetric or complex Hermitian, in the same units; singular ones are
+        legal. Leading axes broadcast.
+    squared : bool
+        Return the squared distance, that of the residual and not a difference of traces; False by default.
+
+    Returns
+    -------
+    array, shape (...)
+        In units of the square root of `A` (those of `A` if squared); a number for two single matrices. Its relative
+        error is about eps sqrt(tr A) / d. Differentiable once: d^2 by I - T with the transport map T, zero at A = B.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        If a matrix has an eigenvalue below -1e-10 of its largest one; with its index.
+    InvalidInputError
+        If the matrices are not square, symmetric, finite or of one size.
+
+    References
+    ----------
+    .. [1] R. Bhatia, T. Jain, Y. Lim, On the Bures-Wasserstein distance between positive definite matrices, 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.linalg.spd import bures_distance
+    >>> round(float(bures_distance(np.diag([1.0, 4.0]), np.diag([4.0, 4.0]))), 12)
+    1.0
+    """
+    (A, B), leave, eps = enter_pair(A, B)
+    d = bures(A, B, eps)
+    return leave(d.square() if squared else d)
+
+
+def affine_invariant_distance(A, B, *, squared=False):
+    r"""Return the affine-invariant distance, :math:`\|\log(A^{-1/2} B A^{-1/2})\|_F` [1]_.
+
+    Parameters
+    ----------
+    A, B : array, shapes (..., n, n)
+        Positive definite matrices, real symmetric or complex Hermitian, in the same units. Leading axes broadcast.
+    squared : bool
+        Return the squared distance; False by default.
+
+    Returns
+    -------
+    array, shape (...)
+        Dimensionless; the same for C A C^H and C B C^H with any invertible C. Differentiable once.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        If a matrix is singular or indefinite.
+    InvalidInputError
+        If the matrices are not square, symmetric, finite or of one size.
+
+    References
+    ----------
+    .. [1] R. Bhatia, Positive Definite Matrices, chapter 6, 2007.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.linalg.spd import affine_invariant_distance
+    >>> round(float(affine_invariant_distance(np.eye(4), np.e * np.eye(4))), 12)
+    2.0
+    """
+    (A, B), leave, eps = enter_pair(A, B)
+    d = affine_invariant(A, B, eps)
+    return leave(d.square() if squared else d)
+
+
+def log_euclidean_distance(A, B, *, squared=False):
+    r"""Return the log-Euclidean distance, :math:`\|\log A - \log B\|_F` [1]_.
+
+    Parameters
+    ----------
+    A, B : array, shapes (..., n, n)
+        Positive definite matrices, real symmetric or complex Hermitian, in the same units. Leading axes broadcast.
+    squared : bool
+        Return the squared distance; False by default.
+
+    Returns
+    -------
+    array, shape (...)
+        Dimensionless. Differentiable once.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        If a matrix is singular or indefinite.
+    InvalidInputError
+        If the matrices are not square, symmetric, finite or of one size.
+
+    References
+    ----------
+    .. [1] V. Arsigny, P. Fillard, X. Pennec, N. Ayache, Geometric means in a novel vector space structure on symmetric
+       positive-definite matrices, 2007.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.linalg.spd import log_euclidean_distance
+    >>> round(float(log_euclidean_distance(np.eye(4), np.e * np.eye(4))), 12)
+    2.0
+    """
+    (A, B), leave, eps = enter_pair(A, B)
+    d = log_euclidean(A, B, eps)
+    return leave(d.square() if squared else d)
+
+
+def log_cholesky_distance(A, B, *, squared=False):
+    r"""Return the log-Cholesky distance of the factors: strictly lower parts, and logarithms of the diagonals [1]_.
+
+    Parameters
+    ----------
+    A, B : array, shapes (..., n, n)
+        Positive definite matrices, real symmetric or complex Hermitian, in the same units. Leading axes broadcast.
+    squared : bool
+        Return the squared distance; False by default.
+
+    Returns
+    -------
+    array, shape (...)
+        It mixes logarithms with entries, hence depends on the units and on the order of the channels. Differentiable
+        once.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        If a matrix is singular or indefinite.
+    InvalidInputError
+        If the matrices are not square, symmetric, finite or of one size.
+
+    References
+    ----------
+    .. [1] Z. Lin, Riemannian geometry of symmetric positive definite matrices via Cholesky decomposition, 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.linalg.spd import log_cholesky_distance
+    >>> round(float(log_cholesky_distance(np.eye(4), np.e * np.eye(4))), 12)
+    1.0
+    """
+    (A, B), leave, eps = enter_pair(A, B)
+    d = log_cholesky(A, B, eps)
+    return leave(d.square() if squared else d)
+
+
+def spd_distance(A, B, *, metric="bw", theta=1.0, M=None):
+    r"""Return the distance of a geometry by name, :math:`d_\theta(A, B) = d(A^\theta, B^\theta) / |\theta|` [1]_.
+
+    Parameters
+    ----------
+    A, B : array, shapes (..., n, n)
+        Positive definite matrices in the same units, for "bw", "gbw" and "euclid" also singular ones. Leading axes
+        broadcast.
+    metric : str
+        "bw" (the default, which allows singular matrices), "gbw", "airm", "logeuclid", "logchol", "euclid" or another
+        name of theirs, such as "riemann" or "wasserstein".
+    theta : float
+        Power by which the geometry is deformed, not 0; 1 by default, which leaves it alone.
+    M : array, shape (n, n) or (..., n, n), or None
+        Metric parameter of "gbw", positive definite: distances are those of :math:`C^{-1} A^\theta C^{-H}` with
+        :math:`M = C C^H`. None for all other metrics.
+
+    Returns
+    -------
+    array, shape (...)
+        In units of A^(theta / 2) for "bw", of A^theta for "euclid", else dimensionless. Differentiable once.
+
+    Raises
+    ------
+    InvalidInputError
+        If an option is unknown, or the matrices are not square, symmetric, finite or of one size.
+    NotPositiveDefiniteError
+        If a matrix is indefinite, or singular where the geometry has no place for that.
+
+    References
+    ----------
+    .. [1] Y. Thanwerdas, X. Pennec, O(n)-invariant Riemannian metrics on SPD matrices, 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.linalg.spd import spd_distance
+    >>> A, B = np.diag([1.0, 4.0]), np.diag([4.0, 16.0])
+    >>> [round(float(spd_distance(A, B, metric=name)), 4) for name in ("bw", "riemann", "euclid")]
+    [2.2361, 1.9605, 12.3693]
+    """
+    metric, theta = check_parameters(metric, theta, M)
+    (A, B), leave, eps = enter_pair(A, B)
+    M = enter_metric(M, A)
+    A, B = deform(A, "A", metric, theta, M, eps), deform(B, "B", metric, theta, M, eps)
+    return leave(_DISTANCES[metric](A, B, eps) / abs(theta))
