@@ -1,11 +1,13 @@
 r"""Descriptors: from trials to one symmetric positive semidefinite matrix each.
 
-.. math:: x \mapsto (1 - \gamma) \, \overline{z z'} + \gamma \frac{\operatorname{tr}}{d} I
+.. math:: x \mapsto M = \begin{pmatrix} (1 - \gamma) S + \gamma \frac{\operatorname{tr} S}{n p} I + c c' & c \\
+          c' & I \end{pmatrix}
 
 One frozen object says what is done; `Descriptor.fit` learns what must come from the training trials (their scale, the
 mean series of each class, spatial filters), `Descriptor.matrices` applies it to any trials.
 
-Notation  x (n, T) trial; z augmented trial (see `augmented`); s scale; d = (n + prototypes) p + K rows of the matrices.
+Notation  x (n, T) trial; S covariance of the lagged trial about its trends; c trends (see `augmented`); gamma
+          shrinkage; p order; K number of polynomials; d = (n + prototypes) p + K rows of M.
 Cost      see `lag_bank`; `descriptor_grid` shares the products of lags among all descriptors of the same series.
 Pitfalls  prototypes are means of classes: fit them inside cross-validation, on the training labels only. A constant
           trial has no covariance: take n_basis >= 1, which keeps its level.
@@ -21,8 +23,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from sciml.exceptions import InvalidInputError
-from sciml.stats.spd.augmented import LAG_ESTIMATORS, augmented_covariance, check_length, stacked_series
-from sciml.stats.spd.covariance import check_estimator_name, covariance, shrunk
+from sciml.stats.spd.augmented import LAG_ESTIMATORS, augmented_covariance, check_length
+from sciml.stats.spd.covariance import check_estimator_name, shrunk
 from sciml.stats.spd.filter_bank import check_bands, filtered
 from sciml.stats.spd.lag_bank import LagBank
 from sciml.stats.spd.prototypes import append_prototypes, class_prototypes
@@ -30,8 +32,6 @@ from sciml.stats.spd.trials import as_trials
 from sciml.validation import check_number, check_option
 
 __all__ = ["Descriptor", "descriptor_grid"]
-
-_MOMENTS = ("scm", "scm_unbiased")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Descriptor:
     estimator : str
         One of `covariance.ESTIMATORS`; "scm" by default.
     shrink : float
-        Relative shrinkage towards the mean variance, from 0 to 1; 1e-3 by default, so that every matrix is regular.
+        Relative shrinkage of S towards its mean variance, from 0 to 1; 1e-3 by default: every matrix is regular.
     lag_estimator : {"windowed", "toeplitz"}
         See `augmented`; "windowed" by default. "toeplitz" goes with the estimator "scm" only.
     scale : {"rms"} or None
@@ -313,25 +313,22 @@ def _matrices(descriptor, scale, trials, banks):
     d = trials.n_channels * p + K
     out = np.empty((trials.n_trials, d, d))
     for g, (rows, block) in enumerate(trials.groups):
-        if descriptor.estimator in _MOMENTS:
-            if g not in banks:
-                banks[g] = LagBank(block)
-            C = augmented_covariance(
-                banks[g],
-                p,
-                lag,
-                n_basis=K,
-                scale=scale,
-                lag_estimator=descriptor.lag_estimator,
-                unbiased=descriptor.estimator == "scm_unbiased",
-            )
-        else:
-            z = stacked_series(block, p, lag, n_basis=K, scale=scale)
-            C = covariance(z, descriptor.estimator, descriptor.shrink, assume_centered=K > 0)
+        if g not in banks:
+            banks[g] = LagBank(block)
+        C = augmented_covariance(
+            banks[g],
+            p,
+            lag,
+            n_basis=K,
+            scale=scale,
+            estimator=descriptor.estimator,
+            shrink=descriptor.shrink,
+            lag_estimator=descriptor.lag_estimator,
+        )
         if not K:
             _refuse_constant(rows, block / scale, C, p)
         out[rows] = C
-    return shrunk(out, descriptor.shrink) if descriptor.estimator in _MOMENTS else out
+    return out
 
 
 def _refuse_constant(rows, block, C, order):
@@ -342,7 +339,7 @@ def _refuse_constant(rows, block, C, order):
     if len(flat):
         raise InvalidInputError(
             f"X must vary in every trial; trial {rows[flat[0]]} is constant, so its covariance is zero. Remove it, or "
-            "pass n_basis=1, which keeps the level."
+            'pass n_basis=1, which keeps the level; its matrix is singular and needs metric="bw".'
         )
 
 

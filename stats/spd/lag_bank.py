@@ -93,25 +93,7 @@ class LagBank:
             self._sums[k] = S
         return self._sums[k]
 
-    def raw_sums(self, k):
-        r"""Return the sums of products of the trials with their means.
-
-        Parameters
-        ----------
-        k : int
-            Lag in samples, from 0 to T - 1.
-
-        Returns
-        -------
-        ndarray, shape (N, n, n)
-            Units of the data squared.
-        """
-        mu, T = self.mean[:, :, None], self.n_times
-        late, early = (part.sum(axis=2)[:, :, None] for part in (self.x[:, :, k:], self.x[:, :, : T - k]))
-        mixed = late * mu.transpose(0, 2, 1) + mu * early.transpose(0, 2, 1)
-        return self.sums(k) + mixed + (T - k) * mu * mu.transpose(0, 2, 1)
-
-    def toeplitz(self, order, lag, *, centred=True):
+    def toeplitz(self, order, lag):
         """Return block-Toeplitz matrices of biased autocovariances; positive semidefinite by construction.
 
         Parameters
@@ -120,16 +102,13 @@ class LagBank:
             Number of windows p, at least 1.
         lag : int
             Samples between windows l, at least 1, with (p-1) l < T.
-        centred : bool
-            Of the trials less their means, the default, or of the trials themselves.
 
         Returns
         -------
         ndarray, shape (N, n p, n p)
             Window-major: rows i n to (i+1) n belong to x_{t+il}. Units of the data squared.
         """
-        sums = self.sums if centred else self.raw_sums
-        return _assemble(order, lambda m: [sums(m * lag)] * (order - m), self.n_times)
+        return _assemble(order, lambda m: [self.sums(m * lag)] * (order - m), self.n_times)
 
     def windowed(self, order, lag):
         """Return second moments about the means of whole trials, over the samples common to all windows.
@@ -144,7 +123,7 @@ class LagBank:
         Returns
         -------
         ndarray, shape (N, n p, n p)
-            Not centred once more at the means of the windows: subtract the products of `window_means` for covariances.
+            Not centred once more at the means of the windows, which differ a little from those of the trials.
         """
         T, x = self.n_times - (order - 1) * lag, self.x
         if (order - 1) * lag >= T:
@@ -174,22 +153,6 @@ class LagBank:
         late = self.x[:, :, start + k : start + k + q * lag].reshape(N, n, q, lag)
         early = self.x[:, :, start : start + q * lag].reshape(N, n, q, lag)
         return late.transpose(0, 2, 1, 3) @ early.transpose(0, 2, 3, 1)
-
-    def window_means(self, order, lag):
-        """Return the means of the windows of centred trials, over the samples common to all.
-
-        Parameters
-        ----------
-        order, lag : int
-            As for `windowed`.
-
-        Returns
-        -------
-        ndarray, shape (N, n p)
-            Window-major, units of the data.
-        """
-        T = self.n_times - (order - 1) * lag
-        return np.concatenate([self.x[:, :, i * lag : i * lag + T].mean(axis=2) for i in range(order)], axis=1)
 
 
 def _assemble(order, lower, divisor):
