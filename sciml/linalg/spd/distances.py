@@ -20,7 +20,6 @@ References  R. Bhatia, T. Jain, Y. Lim, On the Bures-Wasserstein distance betwee
 from __future__ import annotations
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from sciml.exceptions import InvalidInputError
 from sciml.linalg.arrays import enter
@@ -28,6 +27,7 @@ from sciml.linalg.spd.checks import as_spd, eigh_symmetric, symmetrise
 from sciml.linalg.spd.factors import check_definite, factor
 from sciml.linalg.spd.functions import spectral
 from sciml.linalg.spd.metrics import canonical_metric
+from sciml.linalg.spd.second_derivative import refuse_second_derivative
 from sciml.validation import check_number
 
 __all__ = [
@@ -89,25 +89,29 @@ class _Bures(torch.autograd.Function):
     @staticmethod
     def forward(ctx, A, B, L_A, L_B, lost_A, lost_B):
         R, O = procrustes(L_A, L_B)  # noqa: E741
-        d = torch.linalg.vector_norm(R, dim=(-2, -1))
-        ctx.save_for_backward(R, O, d, L_A, L_B, lost_A, lost_B)
-        ctx.shapes = A.shape, B.shape
+        same = (A == B).all(-1).all(-1)
+        d = torch.where(same, 0, torch.linalg.vector_norm(R, dim=(-2, -1)))
+        # Below this the direction of R is rounding, and the subgradient zero is as good as any.
+        noise = A.shape[-1] * torch.finfo(d.dtype).eps * torch.linalg.vector_norm(L_A, dim=(-2, -1))
+        inverse = torch.where(d > noise, 1 / d, 0)
+        ctx.save_for_backward(A, B, R, O, inverse, L_A, L_B, lost_A, lost_B)
         return d
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        R, O, d, L_A, L_B, lost_A, lost_B = ctx.saved_tensors  # noqa: E741
-        weight = torch.where(d > 0, grad / (2 * d), 0)[..., None, None]
+        A, B, R, O, inverse, L_A, L_B, lost_A, lost_B = ctx.saved_tensors  # noqa: E741
         batch, grad_A, grad_B = R.shape, None, None
-        # I - T_AB = (L_A - L_B O) L_A^-1 needs no subtraction of maps; the other one is its mirror image.
-        if ctx.needs_input_grad[0]:
-            G = right_divide(R, L_A.expand(batch), lost_A.expand(batch[:-2]))
-            grad_A = symmetrise(weight * G).sum_to_size(ctx.shapes[0])
-        if ctx.needs_input_grad[1]:
-            G = right_divide(-R @ O.mH, L_B.expand(batch), lost_B.expand(batch[:-2]))
-            grad_B = symmetrise(weight * G).sum_to_size(ctx.shapes[1])
-        return grad_A, grad_B, None, None, None, None
+        with torch.no_grad():
+            weight = (grad * inverse / 2)[..., None, None]
+            # I - T_AB = (L_A - L_B O) L_A^-1 needs no subtraction of maps; the other one is its mirror image.
+            if ctx.needs_input_grad[0]:
+                G = right_divide(R, L_A.expand(batch), lost_A.expand(batch[:-2]))
+                grad_A = symmetrise(weight * G).sum_to_size(A.shape)
+            if ctx.needs_input_grad[1]:
+                G = right_divide(-R @ O.mH, L_B.expand(batch), lost_B.expand(batch[:-2]))
+                grad_B = symmetrise(weight * G).sum_to_size(B.shape)
+        grads = [refuse_second_derivative("the distance", G, A, B, grad) for G in (grad_A, grad_B)]
+        return *grads, None, None, None, None
 
 
 class _AffineInvariant(torch.autograd.Function):
@@ -119,19 +123,19 @@ class _AffineInvariant(torch.autograd.Function):
         L = L_A.expand(batch)
         ell, U = relative_spectrum(L, A, B, L_B.expand(batch))
         d = torch.linalg.vector_norm(ell, dim=-1)
-        ctx.save_for_backward(ell, U, d, L)
-        ctx.shapes = A.shape, B.shape
+        ctx.save_for_backward(A, B, ell, U, d, L)
         return d
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        ell, U, d, L = ctx.saved_tensors
-        slope = torch.where(d > 0, grad / d, 0)[..., None] * ell
-        Z = torch.linalg.solve_triangular(L.mH, U, upper=True)  # A = L L^H = Z^-H Z^-1, B = Z^-H e^ell Z^-1
-        grad_A = symmetrise((Z * -slope[..., None, :]) @ Z.mH).sum_to_size(ctx.shapes[0])
-        grad_B = symmetrise((Z * (slope * (-ell).exp())[..., None, :]) @ Z.mH).sum_to_size(ctx.shapes[1])
-        return grad_A, grad_B, None, None
+        A, B, ell, U, d, L = ctx.saved_tensors
+        with torch.no_grad():
+            slope = torch.where(d > 0, grad / d, 0)[..., None] * ell
+            Z = torch.linalg.solve_triangular(L.mH, U, upper=True)  # A = Z^-H Z^-1, B = Z^-H e^ell Z^-1
+            grad_A = symmetrise((Z * -slope[..., None, :]) @ Z.mH).sum_to_size(A.shape)
+            grad_B = symmetrise((Z * (slope * (-ell).exp())[..., None, :]) @ Z.mH).sum_to_size(B.shape)
+        grads = [refuse_second_derivative("the distance", G, A, B, grad) for G in (grad_A, grad_B)]
+        return *grads, None, None
 
 
 # ---------------------------------------------------------------- distances of tensors that are known to be right

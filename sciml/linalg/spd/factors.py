@@ -1,13 +1,17 @@
 r"""Square factors of positive semidefinite matrices: A = L L^H, by Cholesky where it exists, else by eigenvectors.
 
 Distances and means of the Bures-Wasserstein geometry need some factor of every matrix, not a particular one, so that
-the cheapest accurate factor is taken for each matrix of a batch. A matrix whose Cholesky pivot falls below n eps of its
-own diagonal entry is singular to working precision; it is balanced to unit diagonal first, and eigenvalues that are
+the cheapest accurate factor is taken for each matrix of a batch. A matrix is singular to working precision where some
+channel is a combination of the others up to rounding,
+
+.. math:: \max_i A_{ii} (A^{-1})_{ii} > 1 / (4 n \epsilon),
+
+a measure that the units of the channels do not change. It is balanced to unit diagonal then, and eigenvalues that are
 rounding errors become zero, so that two factors of one singular matrix agree to eps and not to its square root.
 
 Notation  A (..., n, n) positive semidefinite; L (..., n, n); D diagonal of A; s, U eigenvalues and eigenvectors.
-Cost      n^3 / 3 flops a matrix; 10 n^3 more for each singular one.
-Pitfalls  both tests are relative to the diagonal, so that the units of the channels do not decide what is singular.
+Cost      n^3 / 3 flops a matrix; as many more where a pivot is small, 10 n^3 more for each singular one.
+Pitfalls  a small pivot alone says little: in a singular matrix the last one is rounding, amplified by the others.
 References  N. Higham, Accuracy and Stability of Numerical Algorithms, chapter 10, 2002.
 """
 
@@ -21,6 +25,7 @@ from sciml.linalg.spd.checks import as_spd
 
 __all__ = ["spd_factor"]
 
+_SMALL = 1e-7  # pivots relative to the diagonal that are worth a second look
 _NEGATIVE = 1e-10  # relative to the largest eigenvalue: below lies an error of the data, above one of rounding
 
 
@@ -77,11 +82,16 @@ def factor(A, name="A", eps=None):
     """
     n = A.shape[-1]
     eps = torch.finfo(A.dtype).eps if eps is None else eps
-    # info is set, too, where a NaN or a negative pivot came; the matrix is then as good as not factored.
     L, info = torch.linalg.cholesky_ex(A)
     diagonal = A.diagonal(dim1=-2, dim2=-1).real
     pivots = L.diagonal(dim1=-2, dim2=-1).real.square()
-    singular = (info != 0) | ~(pivots > n * eps * diagonal).all(-1)
+    singular = info != 0
+    suspect = ~singular & ~(pivots > max(_SMALL, n * eps) * diagonal).all(-1)
+    if bool(suspect.any()):
+        eye = torch.eye(n, dtype=L.dtype, device=L.device).expand(int(suspect.sum()), n, n)
+        inverse = torch.linalg.solve_triangular(L[suspect], eye, upper=False)
+        inflation = (diagonal[suspect] * inverse.abs().square().sum(-2)).amax(-1)
+        singular[suspect] = ~(inflation * (4 * n * eps) <= 1)  # also where a tiny pivot overflowed
     if bool(singular.any()):
         flat, rows = A.reshape(-1, n, n), singular.reshape(-1).nonzero()[:, 0]
         check_semidefinite(name, A, flat[rows], rows, eps)

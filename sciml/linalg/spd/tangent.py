@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from sciml.exceptions import InvalidInputError
 from sciml.linalg.arrays import enter
@@ -42,6 +41,7 @@ from sciml.linalg.spd.distances import (
 from sciml.linalg.spd.factors import factor, indefinite
 from sciml.linalg.spd.functions import spectral
 from sciml.linalg.spd.quotients import divided_difference
+from sciml.linalg.spd.second_derivative import refuse_second_derivative
 from sciml.validation import check_option
 
 __all__ = ["from_tangent", "tangent_coordinates", "unvech", "vech"]
@@ -167,17 +167,18 @@ class _BuresLog(torch.autograd.Function):
         return 2 * symmetrise(D * root) * weight
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         X, L_X, C, root = ctx.saved_tensors
-        # z_ij = sqrt((b_i + b_j) / 2) (S_ij / sqrt(b_i b_j) - delta_ij) with S = (C^H X C)^{1/2} = V s V^H.
-        _, s, Vh = torch.linalg.svd(L_X.mH @ C)
-        total = root.square()[:, None] + root.square()[None, :]
-        product = root[:, None] * root[None, :]
-        grad_S = symmetrise(grad) * torch.where(product > 0, (total / 2).sqrt() / product, 0)
-        sums = s[..., :, None] + s[..., None, :]
-        inner = (Vh @ grad_S @ Vh.mH) * torch.where(sums > 0, 1 / sums, 0)
-        return symmetrise(C @ (Vh.mH @ inner @ Vh) @ C.mH).sum_to_size(X.shape), None, None, None
+        with torch.no_grad():
+            # z_ij = sqrt((b_i + b_j) / 2) (S_ij / sqrt(b_i b_j) - delta_ij) with S = (C^H X C)^{1/2} = V s V^H.
+            _, s, Vh = torch.linalg.svd(L_X.mH @ C)
+            total = root.square()[:, None] + root.square()[None, :]
+            product = root[:, None] * root[None, :]
+            grad_S = symmetrise(grad) * torch.where(product > 0, (total / 2).sqrt() / product, 0)
+            sums = s[..., :, None] + s[..., None, :]
+            inner = (Vh @ grad_S @ Vh.mH) * torch.where(sums > 0, 1 / sums, 0)
+            grad_X = symmetrise(C @ (Vh.mH @ inner @ Vh) @ C.mH).sum_to_size(X.shape)
+        return refuse_second_derivative("tangent coordinates", grad_X, X, grad), None, None, None
 
 
 class _AffineLog(torch.autograd.Function):
@@ -191,16 +192,16 @@ class _AffineLog(torch.autograd.Function):
         return symmetrise((V * ell[..., None, :]) @ V.mH)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         X, L, ell, V = ctx.saved_tensors
-        x = ell.exp()
-        F = divided_difference("log", x[..., :, None], x[..., None, :])
-        inner = V @ (F * (V.mH @ symmetrise(grad) @ V)) @ V.mH
-        half = torch.linalg.solve_triangular(L.mH, inner, upper=True)
-        return symmetrise(torch.linalg.solve_triangular(L, half, upper=False, left=False)).sum_to_size(X.shape), *(
-            [None] * 3
-        )
+        with torch.no_grad():
+            x = ell.exp()
+            F = divided_difference("log", x[..., :, None], x[..., None, :])
+            inner = V @ (F * (V.mH @ symmetrise(grad) @ V)) @ V.mH
+            half = torch.linalg.solve_triangular(L.mH, inner, upper=True)
+            whole = torch.linalg.solve_triangular(L, half, upper=False, left=False)
+            grad_X = symmetrise(whole).sum_to_size(X.shape)
+        return refuse_second_derivative("tangent coordinates", grad_X, X, grad), None, None, None
 
 
 def _bw_log(X, M, b, U, eps):
@@ -248,10 +249,11 @@ def _bw_exp(Z, M, b, U):
     root = b.clamp_min(0).sqrt()
     half = ((root.square()[:, None] + root.square()[None, :]) / 2).sqrt()
     T = torch.where(half > 0, Z / half, 0) + torch.eye(len(b), dtype=Z.dtype, device=Z.device)
-    smallest = torch.linalg.eigvalsh(T.detach())[..., 0]
-    if bool((smallest < 0).any()):
-        row = int((smallest.reshape(-1) < 0).nonzero()[0, 0])
-        value = float(smallest.reshape(-1)[row])
+    values = torch.linalg.eigvalsh(T.detach())
+    beyond = (values[..., 0] < -1e-10 * values[..., -1].clamp_min(1)).reshape(-1)
+    if bool(beyond.any()):
+        row = int(beyond.nonzero()[0, 0])
+        value = float(values[..., 0].reshape(-1)[row])
         raise indefinite(
             "I + Log", T, row, value, "positive semidefinite", "The vector z leaves the range of the map: shorten it."
         )
