@@ -1,0 +1,194 @@
+r"""The two spectral maps of the batch norms, with exact derivatives: a scaled root that never folds, and a power.
+
+.. math:: h(x) = g(1 + c(\sqrt x - 1))^2, \qquad g(u) = \begin{cases} u & u \ge \delta \\
+          \delta / (1 + \log(2 - u/\delta)) & u < \delta \end{cases}
+
+The Bures-Wasserstein exponential map at the identity, :math:`(I + V/2)^2`, is one-to-one only where I + V/2 is
+positive; g continues it with one continuous derivative to all arguments, positive and strictly increasing, so that a
+sample far below the mean is compressed, slowly, and neither folded nor flattened.
+
+Notation  A (..., n, n) whitened matrices; s, U their eigenvalues and eigenvectors; c (..., 1) scale, dimensionless.
+Cost      no eigendecomposition here; four products backward.
+Pitfalls  delta is absolute, since whitened matrices are dimensionless. First derivatives only.
+References Z. Wang et al., Learning to normalize on the SPD manifold under Bures-Wasserstein geometry, CVPR 2025,
+          arXiv 2504.00660, whose layer has (I + V/2)^2 without the continuation.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from sciml.linalg.spd.checks import symmetrise
+
+__all__ = ["DELTA", "rescale", "scatter"]
+
+DELTA = 1e-2
+
+
+def _under(u):
+    """Return 2 - u/delta below delta, 1 above it; its logarithm is what bends."""
+    return 2 - u.clamp(max=DELTA) / DELTA
+
+
+def _bend(u):
+    """Return g(u)."""
+    return torch.where(u >= DELTA, u, DELTA / (1 + _under(u).log()))
+
+
+def _bend_slope(u):
+    w = _under(u)
+    return torch.where(u >= DELTA, 1.0, 1 / (w * (1 + w.log()).square()))
+
+
+def _bend_quotient(a, b):
+    """Return g[a, b] as a ratio of sums of positive terms."""
+    hi, lo = torch.maximum(a, b), torch.minimum(a, b)
+    w_hi, w_lo = _under(hi), _under(lo)
+    gap = w_lo - w_hi  # of the parts below delta, over delta
+    # log(w_lo / w_hi) / (w_lo - w_hi), exact where the pair is equal or nearly so
+    t = gap / w_hi
+    ratio = torch.where(gap == 0, 1.0, torch.log1p(t) / torch.where(gap == 0, 1.0, t)) / w_hi
+    below = ratio / ((1 + w_hi.log()) * (1 + w_lo.log()))
+    mixed = (hi > DELTA) & (lo < DELTA)
+    across = ((hi - DELTA) + (DELTA - lo) * below) / torch.where(mixed, hi - lo, 1.0)
+    return torch.where(mixed, across, torch.where(lo >= DELTA, 1.0, below))
+
+
+def _root(s):
+    return s.clamp(min=0).sqrt()
+
+
+def _root_values(s, c):
+    r = _root(s)
+    u = 1 + c * (r - 1)
+    g = _bend(u)
+    return g.square(), 2 * g * _bend_slope(u) * (r - 1)
+
+
+def _root_quotient(s, c):
+    r, c = _root(s), c.unsqueeze(-1)
+    u = 1 + c.squeeze(-1) * (r - 1)
+    a, b = u.unsqueeze(-1), u.unsqueeze(-2)
+    # The root has an infinite slope at zero: capped where the eigenvalue is rounding next to the mean, which is 1.
+    sums = (r.unsqueeze(-1) + r.unsqueeze(-2)).clamp(min=torch.finfo(s.dtype).eps ** 0.5)
+    g = _bend(u)
+    return (g.unsqueeze(-1) + g.unsqueeze(-2)) * _bend_quotient(a, b) * c / sums
+
+
+def _power_values(s, c):
+    y = s**c
+    return y, y * s.log()
+
+
+def _power_quotient(s, c):
+    a, b, c = s.unsqueeze(-1), s.unsqueeze(-2), c.unsqueeze(-1)
+    hi, lo = torch.maximum(a, b), torch.minimum(a, b)
+    gap = hi - lo
+    equal = gap == 0
+    across = hi**c * -torch.expm1(-c * torch.log1p(gap / lo)) / torch.where(equal, 1.0, gap)
+    return torch.where(equal, c * lo ** (c - 1), across)
+
+
+def _square_values(s, c):
+    return _bend(s).square(), torch.zeros_like(s)
+
+
+def _square_quotient(s, c):
+    g = _bend(s)
+    return (g.unsqueeze(-1) + g.unsqueeze(-2)) * _bend_quotient(s.unsqueeze(-1), s.unsqueeze(-2))
+
+
+_VALUES = {"root": _root_values, "power": _power_values, "square": _square_values}
+_QUOTIENTS = {"root": _root_quotient, "power": _power_quotient, "square": _square_quotient}
+
+
+class _Rescale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, A, c, kind, s, U):
+        values, slopes = _VALUES[kind](s, c)
+        ctx.save_for_backward(c, s, U, slopes)
+        ctx.kind = kind
+        return symmetrise((U * values.unsqueeze(-2)) @ U.mT)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        c, s, U, slopes = ctx.saved_tensors
+        inner = U.mT @ symmetrise(grad) @ U
+        grad_A = grad_c = None
+        if ctx.needs_input_grad[0]:
+            grad_A = symmetrise(U @ (_QUOTIENTS[ctx.kind](s, c) * inner) @ U.mT)
+        if ctx.needs_input_grad[1]:
+            grad_c = (inner.diagonal(dim1=-2, dim2=-1) * slopes).sum_to_size(c.shape)
+        return grad_A, grad_c, None, None, None
+
+
+class _Scatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, A, kind, s, U):
+        distances = _root(s) - 1 if kind == "root" else s.log()
+        ctx.save_for_backward(s, U, distances)
+        ctx.kind = kind
+        return distances.square().sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        s, U, distances = ctx.saved_tensors
+        slope = distances / (_root(s).clamp(min=torch.finfo(s.dtype).eps ** 0.5) if ctx.kind == "root" else 0.5 * s)
+        return symmetrise((U * (grad.unsqueeze(-1) * slope).unsqueeze(-2)) @ U.mT), None, None, None
+
+
+def rescale(A, c, kind, eig):
+    """Return h(A), with gradients to A and c.
+
+    Parameters
+    ----------
+    A : torch.Tensor, shape (..., n, n)
+        Whitened symmetric matrices, dimensionless.
+    c : torch.Tensor, broadcastable to shape (..., 1)
+        Positive scale, dimensionless; not used by "square".
+    kind : {"root", "power", "square"}
+        The map h above; :math:`A^c`; or :math:`g(A)^2` for A = I + V/2.
+    eig : tuple of torch.Tensor
+        Eigenvalues (..., n) and eigenvectors (..., n, n) of `A`.
+
+    Returns
+    -------
+    torch.Tensor, shape (..., n, n)
+        Symmetric positive definite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> A, c = torch.diag(torch.tensor([4.0, 1.0])), torch.tensor([0.5])
+    >>> rescale(A, c, "root", torch.linalg.eigh(A)).diagonal().tolist()
+    [2.25, 1.0]
+    """
+    return _Rescale.apply(A, c, kind, *eig)
+
+
+def scatter(A, kind, eig):
+    r"""Return the squared distance of whitened matrices to the identity, with gradients.
+
+    Parameters
+    ----------
+    A : torch.Tensor, shape (..., n, n)
+        Whitened symmetric matrices, dimensionless.
+    kind : {"root", "power"}
+        Bures-Wasserstein, :math:`\sum_k (\sqrt{s_k} - 1)^2`, or affine-invariant, :math:`\sum_k \log^2 s_k`.
+    eig : tuple of torch.Tensor
+        Eigenvalues (..., n) and eigenvectors (..., n, n) of `A`.
+
+    Returns
+    -------
+    torch.Tensor, shape (...)
+        Dimensionless.
+
+    Examples
+    --------
+    >>> import torch
+    >>> A = torch.diag(torch.tensor([4.0, 1.0]))
+    >>> scatter(A, "root", torch.linalg.eigh(A)).item()
+    1.0
+    """
+    return _Scatter.apply(A, kind, *eig)
