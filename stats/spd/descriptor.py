@@ -237,7 +237,7 @@ class Descriptor:
         return [trials] if self.bands is None else [filtered(trials, band, self.fs) for band in self.bands]
 
 
-def descriptor_grid(trials, descriptors, states=None):
+def descriptor_grid(trials, descriptors, states=None, *, banks=None):
     """Yield the matrices of many descriptors; those that share their series share the products of lags.
 
     Parameters
@@ -248,6 +248,9 @@ def descriptor_grid(trials, descriptors, states=None):
         What to compute, in the order wanted. Descriptors of one lag following each other cost least.
     states : iterable of dict, or None
         What each `fit` returned; None, the default, fits each descriptor to these trials, which needs labels for none.
+    banks : dict or None
+        Products of lags to use and add to, where the same trials come again; start with an empty one. None, the
+        default: they are dropped in the end.
 
     Yields
     ------
@@ -272,11 +275,10 @@ def descriptor_grid(trials, descriptors, states=None):
     states = [None] * len(descriptors) if states is None else list(states)
     if len(states) != len(descriptors):
         raise InvalidInputError(f"states must be one for each descriptor; got {len(states)} for {len(descriptors)}.")
-    return _grid(trials, descriptors, states)
+    return _grid(trials, descriptors, states, {} if banks is None else banks)
 
 
-def _grid(trials, descriptors, states):
-    banks = {}
+def _grid(trials, descriptors, states, banks):
     for descriptor, state in zip(descriptors, states, strict=True):
         trials = descriptor._checked(trials)
         state = descriptor.fit(trials) if state is None else state
