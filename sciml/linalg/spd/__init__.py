@@ -3,7 +3,9 @@
 Shapes are (..., n, n), real symmetric or complex Hermitian; NumPy in, NumPy out; torch in, torch out, with gradients.
 """
 
+from sciml.linalg.spd.barycentres import bures_mean as bures_mean
 from sciml.linalg.spd.checks import as_spd as as_spd
+from sciml.linalg.spd.closed_form_means import spd_mean as spd_mean
 from sciml.linalg.spd.distances import affine_invariant_distance as affine_invariant_distance
 from sciml.linalg.spd.distances import bures_distance as bures_distance
 from sciml.linalg.spd.distances import log_cholesky_distance as log_cholesky_distance
@@ -17,6 +19,8 @@ from sciml.linalg.spd.functions import invsqrtm as invsqrtm
 from sciml.linalg.spd.functions import logm as logm
 from sciml.linalg.spd.functions import powm as powm
 from sciml.linalg.spd.functions import sqrtm as sqrtm
+from sciml.linalg.spd.karcher import affine_invariant_mean as affine_invariant_mean
+from sciml.linalg.spd.mean_result import MeanResult as MeanResult
 from sciml.linalg.spd.metrics import METRICS as METRICS
 from sciml.linalg.spd.metrics import canonical_metric as canonical_metric
 from sciml.linalg.spd.multipliers import lyapunov as lyapunov
