@@ -468,7 +468,7 @@ class SPDBatchNorm(torch.nn.Module):
         [1.0, 0.15000000000000002]
         """
         if self.center == "momentum":
-            self.momenta.copy_(torch.tensor(momentum_schedule(epoch, n_epochs, fraction)))
+            self.momenta.copy_(torch.tensor(momentum_schedule(epoch, n_epochs, fraction), dtype=torch.float64))
 
     def diagnostics(self):
         """Return what went on in the layer, as plain numbers.

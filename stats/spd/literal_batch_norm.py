@@ -181,8 +181,8 @@ class GBWBatchNorm(torch.nn.Module):
         if not self._warned and bool(self.folded > 0):
             self._warned = True
             warnings.warn(
-                f"GBWBatchNorm folded {100 * float(self.folded):.0f} % of the samples: I + V/2 is not positive, and the "
-                "logarithm does not invert the exponential. Rescale the data, or use SPDBatchNorm(metric='bw').",
+                f"GBWBatchNorm folded {100 * float(self.folded):.0f} % of the samples: I + V/2 is not positive, and "
+                "the logarithm does not invert the exponential. Rescale the data, or use SPDBatchNorm(metric='bw').",
                 ConditioningWarning,
                 stacklevel=3,
             )

@@ -179,7 +179,10 @@ class _Factored:
 
     def _moved(self, mean, K):
         C = _lower(mean @ K)
-        good = _usable(C)
+        # In the frame of the old mean, where units do not matter: a direction that all matrices lack.
+        spread = eigh_symmetric(K)[0]
+        regular = spread[..., 0] > 8 * torch.finfo(K.dtype).eps ** 0.5 * spread[..., -1]
+        good = _usable(C) & regular
         return torch.where(good[..., None, None], C, mean), good
 
     def compressed(self, centred, c):

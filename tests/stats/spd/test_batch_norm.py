@@ -291,7 +291,7 @@ def test_singular_matrices_are_legal_in_bw(rng):
 
 def test_a_degenerate_batch_keeps_the_mean_and_warns_once(rng):
     norm = SPDBatchNorm(3, metric="bw", momentum=1.0)
-    norm(batch(rng))
+    norm(batch(rng, cond=2.0))
     before = norm.mean.clone()
     flat = torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)).repeat(4, 1, 1)
     with pytest.warns(ConditioningWarning, match="kept its running mean"):
