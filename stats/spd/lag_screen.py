@@ -11,8 +11,8 @@ Cost      a factorisation and a triangular solve of each matrix, several times l
 Pitfalls  M is that of all trials, which uses no labels. The screen ranks descriptors: judge the best few by the
           classifier that will be used, inside cross-validation.
 References  D. Allen, The relationship between variable selection and data augmentation and a method for prediction,
-            1974. I. Carrara, T. Papadopoulo, Classification of BCI-EEG based on augmented covariance matrix, 2023, arXiv
-            2302.04508.
+            1974. I. Carrara, T. Papadopoulo, Classification of BCI-EEG based on augmented covariance matrix, 2023,
+            arXiv 2302.04508.
 """
 
 from __future__ import annotations
