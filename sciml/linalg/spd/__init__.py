@@ -19,6 +19,11 @@ from sciml.linalg.spd.functions import invsqrtm as invsqrtm
 from sciml.linalg.spd.functions import logm as logm
 from sciml.linalg.spd.functions import powm as powm
 from sciml.linalg.spd.functions import sqrtm as sqrtm
+from sciml.linalg.spd.geodesics import bures_exp as bures_exp
+from sciml.linalg.spd.geodesics import bures_geodesic as bures_geodesic
+from sciml.linalg.spd.geodesics import bures_log as bures_log
+from sciml.linalg.spd.geodesics import bures_map as bures_map
+from sciml.linalg.spd.geodesics import spd_geodesic as spd_geodesic
 from sciml.linalg.spd.karcher import affine_invariant_mean as affine_invariant_mean
 from sciml.linalg.spd.mean_result import MeanResult as MeanResult
 from sciml.linalg.spd.metrics import METRICS as METRICS
