@@ -182,11 +182,12 @@ def _robust(x, estimator, shrink, assume_centered):
     weigh = _huber_weights(n) if estimator == "huber" else _tyler_weights(n)
     mean = torch.zeros_like(x[:, :, :1]) if assume_centered else x.mean(dim=-1, keepdim=True)
     C = _second_moment(x - mean, None, shrink)
+    # Tyler's joint estimate of location creeps where samples hardly outnumber channels; the plain mean stays there.
     change = torch.zeros(())
     for _ in range(_STEPS):
         d = _mahalanobis(x - mean, C)
         scatter, place = weigh(d)
-        if not assume_centered:
+        if not assume_centered and (2 * n < T or estimator == "huber"):
             mean = mean + ((x - mean) * place[:, None]).sum(-1, keepdim=True) / place.sum(-1)[:, None, None]
         new = _second_moment(x - mean, scatter, shrink)
         if estimator == "tyler":

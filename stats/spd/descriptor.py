@@ -316,9 +316,18 @@ def _matrices(descriptor, scale, trials, banks):
     out = np.empty((trials.n_trials, d, d))
     for g, (rows, block) in enumerate(trials.groups):
         if g not in banks:
-            banks[g] = LagBank(block)
-        C = augmented_covariance(
-            banks[g],
+            bank = LagBank(block)
+            # A constant trial does not vary beyond the rounding of its mean.
+            noise = 16 * np.finfo(np.float64).eps * np.abs(block).max(axis=(1, 2))
+            banks[g] = bank, np.abs(bank.x).max(axis=(1, 2)) <= noise
+        bank, constant = banks[g]
+        if not K and constant.any():
+            raise InvalidInputError(
+                f"X must vary in every trial; trial {rows[constant][0]} is constant, so its covariance is zero. Remove "
+                'it, or pass n_basis=1, which keeps the level; its matrix is singular and needs metric="bw".'
+            )
+        out[rows] = augmented_covariance(
+            bank,
             p,
             lag,
             n_basis=K,
@@ -327,22 +336,7 @@ def _matrices(descriptor, scale, trials, banks):
             shrink=descriptor.shrink,
             lag_estimator=descriptor.lag_estimator,
         )
-        if not K:
-            _refuse_constant(rows, block / scale, C, p)
-        out[rows] = C
     return out
-
-
-def _refuse_constant(rows, block, C, order):
-    """A trial that does not vary beyond rounding has no covariance; its number is the remedy's first half."""
-    level = np.abs(block).max(axis=(1, 2))
-    spread = np.sqrt(C.diagonal(0, 1, 2).max(axis=1))
-    flat = np.flatnonzero(spread <= 16 * np.finfo(np.float64).eps * level)
-    if len(flat):
-        raise InvalidInputError(
-            f"X must vary in every trial; trial {rows[flat[0]]} is constant, so its covariance is zero. Remove it, or "
-            'pass n_basis=1, which keeps the level; its matrix is singular and needs metric="bw".'
-        )
 
 
 def _block_diagonal(stack):

@@ -75,6 +75,7 @@ def class_prototypes(trials, y, *, n_components=None):
     means = np.stack([x[numbers == c].mean(axis=0) for c in range(len(classes))])
     if n_components is not None:
         n_components = check_number("n_components", n_components, low=1, high=x.shape[1], integer=True)
+        x = x - x.mean(axis=2, keepdims=True)  # an offset is no response
         C = (x @ x.transpose(0, 2, 1)).mean(axis=0)
         means = np.stack([_xdawn(mean, C, n_components) @ mean for mean in means])
     return means.reshape(-1, x.shape[2]), classes
@@ -85,6 +86,7 @@ def _xdawn(mean, C, f):
     n = len(C)
     # Rank-deficient data (average reference) leave C singular: a floor relative to its size keeps the pencil regular.
     floor = 1e-9 * np.trace(C) / n
+    mean = mean - mean.mean(axis=1, keepdims=True)
     _, W = eigh(mean @ mean.T, C + floor * np.eye(n), subset_by_index=(n - f, n - 1))
     W = W[:, ::-1].T
     W = W / np.linalg.norm(W, axis=1, keepdims=True)
