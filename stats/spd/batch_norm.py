@@ -419,6 +419,48 @@ class SPDBatchNorm(torch.nn.Module):
             self.ready[number], self.count[number] = True, len(mine)
         return self
 
+    def add_domains(self, number=1):
+        """Make room for the statistics of further domains, to be filled by :meth:`reset_running_stats`.
+
+        Parameters
+        ----------
+        number : int
+            How many; 1 by default.
+
+        Returns
+        -------
+        SPDBatchNorm
+            The layer itself.
+
+        Raises
+        ------
+        InvalidInputError
+            If the layer has no domains.
+
+        Examples
+        --------
+        >>> SPDBatchNorm(2, n_domains=1).add_domains().ready.tolist()
+        [False, False]
+        """
+        number = check_number("number", number, low=1, integer=True)
+        if self.n_domains is None:
+            raise InvalidInputError("n_domains must be set to add domains; got None. Build the layer with n_domains=1.")
+        fresh = SPDBatchNorm(
+            self.n,
+            metric=self.metric,
+            center=self.center,
+            n_domains=number,
+            channels=self.channels,
+            dtype=self.mean.dtype,
+            device=self.mean.device,
+        )
+        names = ["mean", "variance", "ready", "count", "failures"]
+        names += ["test_mean", "test_variance"] if self.center == "momentum" else []
+        for name in names:
+            setattr(self, name, torch.cat([getattr(self, name), getattr(fresh, name)]))
+        self.n_domains += number
+        return self
+
     def running_mean(self, domain=0):
         """Return the running mean as an SPD matrix, in the units of the data to the power theta.
 

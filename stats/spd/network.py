@@ -14,7 +14,7 @@ import torch
 
 from sciml.exceptions import InvalidInputError
 from sciml.stats.spd.batch_norm import SPDBatchNorm
-from sciml.stats.spd.layers import BiMap, LogEig, ReEig, SPDDropout, SPDVech, start_values
+from sciml.stats.spd.layers import BiMap, LogEig, ReEig, SPDDropout, SPDVech
 from sciml.stats.spd.literal_batch_norm import GBWBatchNorm
 from sciml.stats.spd.multinomial import SPDMLR
 from sciml.validation import check_number, check_option
@@ -121,9 +121,9 @@ class SPDNet(torch.nn.Module):
             self.head = SPDMLR(n, n_classes, channels=channels, rng=rng)
         else:
             self.head = torch.nn.Linear(channels * n * (n + 1) // 2, n_classes, dtype=torch.float64)
-            with torch.no_grad():
-                self.head.weight.copy_(start_values(rng, *self.head.weight.shape) / (3 * self.head.in_features) ** 0.5)
-                self.head.bias.zero_()
+            # From zero the first step already goes the right way; drawn weights must first be unlearned.
+            torch.nn.init.zeros_(self.head.weight)
+            torch.nn.init.zeros_(self.head.bias)
 
     def forward(self, X, domain=None):
         """Return logits.
