@@ -193,7 +193,7 @@ def _entered(trials, max_order, max_lag, ratio):
     for _, block in chosen.groups:
         for x in block:
             spread = x.std(axis=1)
-            live = spread > 1e-12 * np.abs(x).max()
+            live = spread > 1e-12 * np.abs(x).max(axis=1)
             if live.any():
                 series.append((x[live] - x[live].mean(axis=1, keepdims=True)) / spread[live, None])
     if not series:

@@ -23,7 +23,7 @@ from sciml.validation import check_option
 
 __all__ = ["information_criterion"]
 
-# A share of the mean variance on the diagonal: referenced or interpolated channels leave Gam_0 singular.
+# A share of each variance on the diagonal: referenced or interpolated channels leave Gam_0 singular.
 _RIDGE = 1e-8
 
 
@@ -81,18 +81,21 @@ def information_criterion(trials, orders, lags, *, criterion="bic"):
             if not fits[:, j].any():
                 continue
             top = orders[fits[:, j]].max()
-            logdets = _levinson([bank.sums(k * lag) / T for k in range(top)])
+            logdets = _levinson([bank.sums(k * lag) / T for k in range(top)], bank.mean)
             for i in np.flatnonzero(fits[:, j]):
                 q = orders[i] - 1
                 table[i, j] += (T * logdets[q] + q * price).sum()
     return table
 
 
-def _levinson(Gam):
-    """Return log det V_q, (q_max + 1, N), for q = 0, ..., q_max from Gam_0, ..., Gam_{q_max}."""
+def _levinson(Gam, mean):
+    """Return log det V_q, (q_max + 1, N), for q = 0, ..., q_max from Gam_0, ..., Gam_{q_max} and the trials' means."""
     n = Gam[0].shape[1]
-    level = _RIDGE * np.trace(Gam[0], axis1=1, axis2=2) / n
-    V = Gam[0] + level[:, None, None] * np.eye(n)
+    variance = Gam[0].diagonal(0, 1, 2)
+    # A flat channel varies by the rounding of its mean only; as noise of its own it costs the same at all orders.
+    flat = variance <= (1e-13 * mean) ** 2
+    level = np.where(flat, variance.max(axis=1, keepdims=True), _RIDGE * variance)
+    V = Gam[0] + level[:, None, :] * np.eye(n)
     U, A, B, logdets = V, [], [], [np.linalg.slogdet(V)[1]]
     for q in range(len(Gam) - 1):
         D = Gam[q + 1] - sum(a @ Gam[q - i] for i, a in enumerate(A))
