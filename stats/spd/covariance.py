@@ -27,7 +27,7 @@ from sciml.exceptions import ConvergenceWarning, InvalidInputError
 from sciml.linalg.arrays import enter
 from sciml.validation import check_number, check_option
 
-__all__ = ["ESTIMATORS", "covariance"]
+__all__ = ["ESTIMATORS", "covariance", "numerical_rank"]
 
 ESTIMATORS = ("scm", "scm_unbiased", "lw", "oas", "ss", "tyler", "huber")
 _ALIASES = {"cov": "scm_unbiased", "lwf": "lw", "sch": "ss", "tyl": "tyler", "hub": "huber"}
@@ -79,6 +79,32 @@ def covariance(x, estimator="scm", shrink=1e-3, *, assume_centered=False):
     return leave(_covariance(x, estimator, shrink, assume_centered))
 
 
+def numerical_rank(C):
+    """Return the ranks of covariances.
+
+    Parameters
+    ----------
+    C : array, shape (..., d, d)
+        Symmetric positive semidefinite; NumPy or torch.
+
+    Returns
+    -------
+    array of int64, shape (...)
+        Number of eigenvalues above d eps of the largest, whatever the units.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.stats.spd.covariance import covariance, numerical_rank
+    >>> x = np.random.default_rng(0).normal(size=(8, 5))  # five samples of eight channels
+    >>> int(numerical_rank(covariance(x, shrink=0))), int(numerical_rank(covariance(x)))
+    (4, 8)
+    """
+    (C,), leave = enter(C, names=("C",))
+    w = torch.linalg.eigvalsh(C)
+    return leave((w > C.shape[-1] * torch.finfo(w.dtype).eps * w[..., -1:]).sum(dim=-1))
+
+
 def check_estimator_name(estimator):
     """Return the name of an estimator without alias."""
     word = _ALIASES.get(estimator, estimator) if isinstance(estimator, str) else estimator
@@ -86,12 +112,14 @@ def check_estimator_name(estimator):
 
 
 def shrunk(C, gamma):
-    """Return matrices (tensor or array) shrunk towards their mean variance times the identity, in their own memory."""
+    """Return matrices shrunk towards their mean variance times the identity; an array in its own memory."""
     if gamma:
         n = C.shape[-1]
-        diagonal = C.diagonal(0, -2, -1)
-        level = gamma * diagonal.mean(-1)
-        C = C * (1 - gamma)
+        level = gamma * C.diagonal(0, -2, -1).mean(-1)
+        if isinstance(C, torch.Tensor):
+            C = C * (1 - gamma)  # a new tensor, which derivatives can pass
+        else:
+            C *= 1 - gamma
         for i in range(n):
             C[..., i, i] += level
     return C

@@ -66,6 +66,22 @@ def test_a_linear_trend_is_all_in_the_cross_block():
     assert_allclose(M[0], [9 + slope**2, 3, slope, 0], atol=1e-12)
 
 
+@pytest.mark.parametrize(("p", "lag"), GRID)
+@pytest.mark.parametrize("K", [1, 3])
+def test_toeplitz_is_the_second_moment_of_the_padded_series(x, p, lag, K):
+    """The centred series and the polynomials are continued by zeros; then the offsets are put back."""
+    span = (p - 1) * lag
+    padded = np.pad(x - x.mean(axis=2, keepdims=True), ((0, 0), (0, 0), (span, span)))
+    P = np.pad(legendre_basis(80, K), ((0, 0), (span, 0)))
+    parts = [padded[:, :, i * lag : i * lag + 80 + span] for i in range(p)]
+    z = np.concatenate([*parts, np.broadcast_to(P, (3, K, 80 + span))], axis=1)
+    G = np.broadcast_to(np.eye(2 * p + K), (3, 2 * p + K, 2 * p + K)).copy()
+    G[:, : 2 * p, 2 * p] = np.tile(x.mean(axis=2), p)
+    expected = G @ (z @ z.transpose(0, 2, 1) / 80) @ G.transpose(0, 2, 1)
+    M = augmented_covariance(x, p, lag, n_basis=K, lag_estimator="toeplitz")
+    assert_allclose(M, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("lag_estimator", ["windowed", "toeplitz"])
 @pytest.mark.parametrize("K", [0, 1, 4])
 def test_positive_semidefinite_even_when_short(lag_estimator, K, rng):

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.covariance import ledoit_wolf, oas
 
 from sciml.exceptions import InvalidInputError
-from sciml.stats.spd.covariance import ESTIMATORS, covariance
+from sciml.stats.spd.covariance import ESTIMATORS, covariance, numerical_rank
 
 MIX = np.array([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [-1.0, 0.5, 0.3]])
 
@@ -154,6 +154,13 @@ def test_a_flat_channel_does_no_harm(x):
 def test_gradients(estimator, rng):
     x = torch.from_numpy(rng.normal(size=(2, 3, 9))).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: covariance(x, estimator, 0.1), (x,))
+
+
+def test_ranks_know_no_units(rng):
+    C = covariance(rng.normal(size=(3, 6, 4)), shrink=0)
+    for unit in (1e-12, 1.0, 1e12):
+        assert_array_equal(numerical_rank(unit * C), [3, 3, 3])
+    assert numerical_rank(np.diag([1.0, 1e-14, 1e-17])) == 2
 
 
 def test_known_by_hand():
