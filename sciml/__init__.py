@@ -15,14 +15,18 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it; sorted, and repeated for editors under TYPE_CHECKING below.
 _WHERE = {
+    "AugmentedCovariance": "sciml.stats.spd.descriptor_estimator",
     "BilevelElasticNet": "sciml.inverse.bilevel.sparse_estimator",
     "BilevelLasso": "sciml.inverse.bilevel.sparse_estimator",
     "BilevelLogistic": "sciml.inverse.bilevel.logistic_estimator",
     "BilevelRidge": "sciml.inverse.bilevel.ridge_estimator",
     "Box": "sciml.solvers.gp_pde",
+    "Covariance": "sciml.stats.spd.descriptor_estimator",
     "DataCleaner": "sciml.inverse.bilevel.cleaning_estimator",
+    "Descriptor": "sciml.stats.spd",
     "Dirichlet": "sciml.solvers.gp_pde",
     "FieldsOfExperts": "sciml.inverse.bilevel.imaging_estimator",
+    "FilterBankCovariance": "sciml.stats.spd.descriptor_estimator",
     "FourierFrame": "sciml.solvers.gp_pde",
     "GPHM": "sciml.solvers.gp_pde",
     "GPPDERegressor": "sciml.solvers.gp_pde.estimator",
@@ -34,20 +38,32 @@ _WHERE = {
     "KernelMethod": "sciml.solvers.gp_pde",
     "LearnedTV": "sciml.inverse.bilevel.imaging_estimator",
     "LowerProblem": "sciml.inverse.bilevel",
+    "MDM": "sciml.stats.spd.geometry_estimator",
     "Neumann": "sciml.solvers.gp_pde",
     "PDE": "sciml.solvers.gp_pde",
     "Periodic": "sciml.solvers.gp_pde",
+    "PrototypeCovariance": "sciml.stats.spd.descriptor_estimator",
     "Region": "sciml.solvers.gp_pde",
     "Robin": "sciml.solvers.gp_pde",
     "SDPKMeans": "sciml.stats.clustering.estimator",
+    "SPDBatchNorm": "sciml.stats.spd.batch_norm",
+    "SPDKNN": "sciml.stats.spd.geometry_estimator",
+    "SPDMean": "sciml.stats.spd.geometry_estimator",
+    "SPDNet": "sciml.stats.spd.network",
+    "SPDNetClassifier": "sciml.stats.spd.network_estimator",
+    "SPDRecenter": "sciml.stats.spd.geometry_estimator",
+    "SPDTangentSpace": "sciml.stats.spd.geometry_estimator",
     "SelfCalibrator": "sciml.inverse.calibration.estimator",
     "SquaredError": "sciml.inverse.bilevel",
     "StructuredLower": "sciml.inverse.bilevel",
+    "TangentClassifier": "sciml.stats.spd.classifier_estimator",
+    "TimeBasisCovariance": "sciml.stats.spd.descriptor_estimator",
     "UnknownFunction": "sciml.solvers.gp_pde",
     "UpperLoss": "sciml.inverse.bilevel",
     "blind_deconvolve": "sciml.inverse.calibration",
     "check_constants": "sciml.inverse.bilevel",
     "check_hypergradient": "sciml.inverse.bilevel",
+    "classify_spd": "sciml.stats.spd",
     "cluster": "sciml.stats.clustering",
     "config_context": "sciml._config",
     "fit_gp": "sciml.solvers.gp_regression",
@@ -144,6 +160,19 @@ if TYPE_CHECKING:
     from sciml.solvers.gp_regression.estimator import GPRegressor
     from sciml.stats.clustering import cluster, ila_sdp, kmeans_sdp, optimality_gap, select_n_clusters
     from sciml.stats.clustering.estimator import ILASDP, SDPKMeans
+    from sciml.stats.spd import Descriptor, classify_spd
+    from sciml.stats.spd.batch_norm import SPDBatchNorm
+    from sciml.stats.spd.classifier_estimator import TangentClassifier
+    from sciml.stats.spd.descriptor_estimator import (
+        AugmentedCovariance,
+        Covariance,
+        FilterBankCovariance,
+        PrototypeCovariance,
+        TimeBasisCovariance,
+    )
+    from sciml.stats.spd.geometry_estimator import MDM, SPDKNN, SPDMean, SPDRecenter, SPDTangentSpace
+    from sciml.stats.spd.network import SPDNet
+    from sciml.stats.spd.network_estimator import SPDNetClassifier
 
 # A library stays silent until its user configures logging.
 logging.getLogger("sciml").addHandler(logging.NullHandler())

@@ -4,6 +4,7 @@ The mathematics is written once, in torch; a public function takes its arrays th
 answers back through the function ``leave`` that ``enter`` returns, in the kind, dtype and device of the user's data.
 """
 
+from sciml.linalg import spd as spd
 from sciml.linalg.arrays import enter as enter
 from sciml.linalg.engines import EngineUnavailable as EngineUnavailable
 from sciml.linalg.engines import kernel_logsumexp as kernel_logsumexp

@@ -1,0 +1,135 @@
+r"""Folds for trials: every class in every fold as far as may be, and groups never torn apart.
+
+Notation  N trials; V folds; every trial is validated exactly once in each repeat.
+Cost      N log N; with groups, N_groups V n_classes.
+Pitfalls  trials of one person resemble one another: without `groups` the score is that for new trials of the same
+          people. Few trials make a noisy choice, so that small data are split several times.
+References  R. Kohavi, A study of cross-validation and bootstrap for accuracy estimation and model selection, 1995.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sciml.exceptions import InvalidInputError
+
+__all__ = ["grouped_folds", "stratified_folds"]
+
+_ENOUGH = 200  # trials of which one split gives a stable choice
+
+
+def stratified_folds(codes, n_folds, rng, *, n_repeats=None):
+    """Return folds of shuffled trials with the proportions of the classes.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (N,)
+        Classes from 0.
+    n_folds : int
+        Number of folds V, at least 2; the rarest class may ask for fewer.
+    rng : numpy.random.Generator
+        Shuffles.
+    n_repeats : int or None
+        Splits; None, the default: as many as make 200 validated trials, at most 3.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_repeats, N)
+        The fold that validates each trial.
+
+    Raises
+    ------
+    InvalidInputError
+        If a class has one trial only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.stats.spd.folds import stratified_folds
+    >>> folds = stratified_folds(np.repeat([0, 1], 4), 2, np.random.default_rng(0), n_repeats=1)
+    >>> np.bincount(folds[0][:4]).tolist(), np.bincount(folds[0][4:]).tolist()
+    ([2, 2], [2, 2])
+    """
+    counts = np.bincount(codes)
+    if counts.min() < 2:
+        raise InvalidInputError(
+            f"y must have at least 2 trials of every class; class number {int(counts.argmin())} has "
+            f"{int(counts.min())}. Leave it out, or record more."
+        )
+    V = int(min(n_folds, counts.min()))
+    if n_repeats is None:
+        n_repeats = int(min(3, max(1, np.ceil(_ENOUGH / len(codes)))))
+    folds = np.empty((n_repeats, len(codes)), dtype=np.int64)
+    for row in folds:
+        start = 0
+        for c in range(len(counts)):
+            members = rng.permutation(np.flatnonzero(codes == c))
+            # The next class goes on where the last one ended, so that the folds are of equal size.
+            row[members] = (start + np.arange(len(members))) % V
+            start += len(members)
+    return folds
+
+
+def grouped_folds(codes, groups, n_folds, rng):
+    """Return folds made of whole groups.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (N,)
+        Classes from 0.
+    groups : ndarray, shape (N,)
+        The group of each trial, such as the person.
+    n_folds : int
+        Number of folds V; at most the number of groups.
+    rng : numpy.random.Generator
+        Breaks ties.
+
+    Returns
+    -------
+    ndarray of int64, shape (1, N)
+        The fold that validates each trial.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is one group only, or a class lives in one group only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.stats.spd.folds import grouped_folds
+    >>> grouped_folds(np.array([0, 1, 0, 1]), np.array(["a", "a", "b", "b"]), 5, np.random.default_rng(0)).tolist()
+    [[0, 0, 1, 1]]
+    """
+    names, members = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        raise InvalidInputError(
+            f"groups must name at least 2 groups; got {names.tolist()}. Leave groups out to split trials."
+        )
+    table = np.zeros((len(names), codes.max() + 1))
+    np.add.at(table, (members, codes), 1)
+    if ((table > 0).sum(0) < 2).any():
+        lonely = int(np.flatnonzero((table > 0).sum(0) < 2)[0])
+        raise InvalidInputError(
+            f"groups must leave every class in at least 2 of them; class number {lonely} is in one. "
+            "Leave groups out, or record more groups."
+        )
+    V = int(min(n_folds, len(names)))
+    load, fold_of = np.zeros((V, table.shape[1])), np.zeros(len(names), dtype=np.int64)
+    wanted = table.sum(0) / V
+    # Large groups first; each goes where the counts of all classes stay most even. The draw decides between equals.
+    order = np.lexsort((rng.random(len(names)), -table.sum(1))) if len(names) > V else np.arange(len(names))
+    for g in order:
+        excess = ((load + table[g] - wanted) ** 2).sum(1) - ((load - wanted) ** 2).sum(1)
+        empty = ~load.any(1)
+        fold_of[g] = (
+            np.flatnonzero(empty)[0] if len(names) - (load.any(1).sum()) <= V and empty.any() else excess.argmin()
+        )
+        load[fold_of[g]] += table[g]
+    # A class must be seen in training whichever fold is left out.
+    for c in range(table.shape[1]):
+        homes = np.unique(fold_of[table[:, c] > 0])
+        if len(homes) == 1:
+            mover = np.flatnonzero(table[:, c] > 0)[0]
+            fold_of[mover] = (homes[0] + 1) % V
+    return fold_of[members][None]
