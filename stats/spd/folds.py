@@ -118,13 +118,14 @@ def grouped_folds(codes, groups, n_folds, rng):
     load, fold_of = np.zeros((V, table.shape[1])), np.zeros(len(names), dtype=np.int64)
     wanted = table.sum(0) / V
     # Large groups first; each goes where the counts of all classes stay most even. The draw decides between equals.
+    waiting = len(names)
     order = np.lexsort((rng.random(len(names)), -table.sum(1))) if len(names) > V else np.arange(len(names))
     for g in order:
         excess = ((load + table[g] - wanted) ** 2).sum(1) - ((load - wanted) ** 2).sum(1)
-        empty = ~load.any(1)
-        fold_of[g] = (
-            np.flatnonzero(empty)[0] if len(names) - (load.any(1).sum()) <= V and empty.any() else excess.argmin()
-        )
+        empty = np.flatnonzero(~load.any(1))
+        # No fold may stay empty: the last groups go to those that have nothing yet.
+        fold_of[g] = empty[0] if len(empty) >= waiting else excess.argmin()
+        waiting -= 1
         load[fold_of[g]] += table[g]
     # A class must be seen in training whichever fold is left out.
     for c in range(table.shape[1]):

@@ -260,10 +260,12 @@ class SPDResult(Result):
         """Return what was found and how, in a few lines: a str."""
         data = self.report_data
         k = len(self.classes)
+        counts = ", ".join(f"{c} ({n})" for c, n in zip(self.classes, data["counts"], strict=True))
         lines = [
             f"{type(self).__name__}: {data['n_trials']} trials, {k} classes, {data['what']}",
-            f"  classes          {', '.join(f'{c} ({n})' for c, n in zip(self.classes, data['counts'], strict=True))}",
-            f"  accuracy         {self.cv_accuracy:.3f} (balanced {self.cv_balanced_accuracy:.3f}), {data['judged_by']}",
+            f"  classes          {counts}",
+            f"  accuracy         {self.cv_accuracy:.3f} (balanced {self.cv_balanced_accuracy:.3f})",
+            f"  judged by        {data['judged_by']}",
             f"  log-loss         {self.cv_log_loss:.3f}; {math.log(k):.3f} would be knowing nothing",
             f"  calibration      {data['calibration']}",
             "  mixture",

@@ -6,8 +6,8 @@ Descriptors (plain, lagged, with a time basis), geometries and penalties are com
 predict best are mixed, calibrated, and report what they cannot do.
 
 Notation  N trials; n channels; k classes; V folds.
-Cost      for each view N eigendecompositions of its matrices, times V where the reference moves with the fold, and V + 1
-          paths of logistic regressions: 10 to 60 seconds for some hundred trials on one core.
+Cost      for each view N eigendecompositions of its matrices, times V where the reference moves with the fold, and
+          V + 1 paths of logistic regressions: 10 to 60 seconds for some hundred trials on one core.
 Pitfalls  trials of one person or session resemble one another: pass `groups`, or the stated accuracy is that for more
           trials of the same people. A new recording moves all covariances: pass `domains`.
 References  A. Barachant et al., Multiclass brain-computer interface classification by Riemannian geometry, 2012.
@@ -76,8 +76,8 @@ def classify_spd(
     ----------
     X : array, list, DataArray or Trials
         Trials of shape (n_trials, n_channels, n_times); a list of arrays (n_channels, T_i); an xarray.DataArray with
-        dimensions trial, channel and time; or symmetric positive semidefinite matrices (n_trials, d, d). Any units: each
-        channel is divided by its root mean square over the training trials, so that units decide nothing.
+        dimensions trial, channel and time; or symmetric positive semidefinite matrices (n_trials, d, d). Any units:
+        each channel is divided by its root mean square over the training trials, so that units decide nothing.
     y : array, shape (n_trials,)
         Labels: numbers or texts, at least two different ones, each at least twice.
     descriptor : "auto", str, Descriptor, or a sequence of these
@@ -108,8 +108,8 @@ def classify_spd(
     random_state : None, int or numpy.random.Generator
         Shuffles trials into folds; 0 by default, so that two calls agree.
     time_budget : float or None
-        Seconds after which no further view is begun; the rest is named in the report. None, the default: no limit, which
-        alone makes the answer independent of the machine.
+        Seconds after which no further view is begun; the rest is named in the report. None, the default: no limit,
+        which alone makes the answer independent of the machine.
     callback : callable or None
         ``callback(n_iter, step)`` after each view; ``step.value`` holds the candidates so far; a true value stops.
     on_failure : {"warn", "raise", "ignore"} or None
@@ -126,8 +126,8 @@ def classify_spd(
     Raises
     ------
     InvalidInputError
-        If an argument breaks its rule, a value is not finite, a trial is all zero, y has one class, a class one trial, or
-        descriptors do not fit the trials.
+        If an argument breaks its rule, a value is not finite, a trial is all zero, y has one class, a class one trial,
+        or descriptors do not fit the trials.
     InvalidTypeError
         If X or y is of no such type.
     NotPositiveDefiniteError
@@ -146,7 +146,8 @@ def classify_spd(
     References
     ----------
     A. Barachant, S. Bonnet, M. Congedo, C. Jutten, Multiclass brain-computer interface classification by Riemannian
-    geometry, 2012. R. Bhatia, T. Jain, Y. Lim, On the Bures-Wasserstein distance between positive definite matrices, 2019.
+    geometry, 2012. R. Bhatia, T. Jain, Y. Lim, On the Bures-Wasserstein distance between positive definite matrices,
+    2019.
 
     Examples
     --------
