@@ -5,7 +5,7 @@ import pytest
 from scipy.signal import lfilter
 
 from sciml.exceptions import InvalidInputError
-from sciml.stats.spd.delay_embedding import ami_fnn, first_minimum_of_information, mdop
+from sciml.stats.spd.delay_embedding import _Cloud, ami_fnn, first_minimum_of_information, mdop
 from sciml.stats.spd.trials import as_trials
 
 
@@ -53,6 +53,18 @@ def test_derivatives_find_three_coordinates_of_a_flow_from_one(lorenz):
 def test_three_observed_coordinates_need_fewer_more(lorenz):
     assert mdop(as_trials(lorenz[None]), max_lag=20)[0] <= 2
     assert ami_fnn(as_trials(lorenz[None]), max_lag=20)[0] <= 2
+
+
+def test_neighbours_are_nearest_but_not_in_time(rng):
+    x = resonance(40, 300, rng)[None]
+    cloud = _Cloud(x, window=7, span=12)
+    cloud.append(5)
+    z = np.stack([x[0, 12:], x[0, 7:-5]], axis=1)
+    for point, neighbour, distance in zip(cloud.points, cloud.neighbour, cloud.distance, strict=True):
+        away = np.linalg.norm(z - z[point - 12], axis=1)
+        away[np.abs(np.arange(12, 300) - point) <= 7] = np.inf
+        assert abs(away.min() - away[neighbour - 12]) < 1e-6
+        assert abs(away.min() - distance) < 1e-6
 
 
 @pytest.mark.parametrize("choose", [ami_fnn, mdop])
