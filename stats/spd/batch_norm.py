@@ -92,8 +92,9 @@ class SPDBatchNorm(torch.nn.Module):
     theta : float
         Power to which matrices are raised before, and whose inverse after; 1 by default. It compresses spectra in the
         Bures-Wasserstein geometries.
-    affine : bool
-        Learn a bias (an SPD matrix) and a scale s; True by default.
+    affine : bool or "scale"
+        Learn a bias (an SPD matrix) and a scale s; True by default. "scale" learns s alone: a linear layer that follows
+        the logarithm makes up for the bias.
     dispersion : {"scalar", "none"}
         Divide by the root mean squared distance to the mean (the default), or only centre.
     center : {"running", "batch", "momentum"}
@@ -186,8 +187,9 @@ class SPDBatchNorm(torch.nn.Module):
         self.register_buffer("count", torch.zeros(k, dtype=torch.int64, device=device))
         self.register_buffer("failures", torch.zeros(k, dtype=torch.int64, device=device))
         self.register_buffer("momenta", torch.tensor([self.momentum, self.momentum], dtype=torch.float64))
-        self.register_parameter("bias", torch.nn.Parameter(torch.zeros(ch, n, n, **options)) if affine else None)
-        scaled = affine and self.dispersion == "scalar"
+        biased = check_option("affine", str(affine), ("True", "False", "scale")) == "True"
+        self.register_parameter("bias", torch.nn.Parameter(torch.zeros(ch, n, n, **options)) if biased else None)
+        scaled = bool(affine) and self.dispersion == "scalar"
         self.register_parameter("log_scale", torch.nn.Parameter(torch.zeros(ch, **options)) if scaled else None)
         if self.geometry.needs_metric:
             self.register_buffer("metric_start", torch.eye(n, **options).repeat(ch, 1, 1))
@@ -224,12 +226,12 @@ class SPDBatchNorm(torch.nn.Module):
         torch.Size([3, 2, 2])
         """
         centred, c, shape = self._normalise(X, domain)
-        Y = self.geometry.output(centred, c, self.bias)
-        if self.theta != 1:
-            if self.metric == "logeuclid":
-                Y = spectral(self.geometry.logarithm(centred, c, self.bias) / self.theta, "exp")
-            else:
-                Y = spectral(Y, "pow", 1 / self.theta)
+        if self.theta == 1:
+            Y = self.geometry.output(centred, c, self.bias)
+        elif self.metric == "logeuclid":
+            Y = spectral(self.geometry.logarithm(centred, c, self.bias) / self.theta, "exp")
+        else:
+            Y = spectral(self.geometry.output(centred, c, self.bias), "pow", 1 / self.theta)
         return Y.reshape(shape)
 
     def forward_log(self, X, domain=None):
@@ -245,7 +247,8 @@ class SPDBatchNorm(torch.nn.Module):
         Returns
         -------
         torch.Tensor, shape of `X`
-            Symmetric matrices; one eigendecomposition a matrix in the log-Euclidean geometry.
+            Symmetric matrices; one eigendecomposition a matrix in the log-Euclidean geometry, and without bias in
+            the geometries that whiten.
 
         Examples
         --------
@@ -253,8 +256,6 @@ class SPDBatchNorm(torch.nn.Module):
         >>> SPDBatchNorm(2).forward_log(torch.eye(2, dtype=torch.float64).repeat(3, 1, 1)).abs().max().item()
         0.0
         """
-        if self.metric != "logeuclid":
-            return spectral(self.forward(X, domain), "log")
         centred, c, shape = self._normalise(X, domain)
         return (self.geometry.logarithm(centred, c, self.bias) / self.theta).reshape(shape)
 

@@ -48,7 +48,7 @@ def start_values(rng, *shape):
 
 
 class BiMap(torch.nn.Module):
-    r"""Map :math:`X \to W X W^T` with orthonormal rows of W, kept by an orthogonal parametrisation.
+    r"""Map :math:`X \to W X W^T` with orthonormal rows of W, kept by Cayley's map from skew matrices.
 
     Parameters
     ----------
@@ -63,8 +63,10 @@ class BiMap(torch.nn.Module):
 
     Attributes
     ----------
-    weight : torch.Tensor, shape (channels, n_out, n_in)
-        W, dimensionless; it stays on the Stiefel manifold under any optimiser.
+    free : torch.nn.Parameter, shape (channels, n_in, n_out)
+        Free numbers, zero at the start; W stays on the Stiefel manifold under any optimiser of them.
+    base : torch.Tensor, shape (channels, n_in, n_in)
+        Orthogonal matrix whose first columns are the W drawn at the start.
 
     Raises
     ------
@@ -94,11 +96,21 @@ class BiMap(torch.nn.Module):
             raise InvalidInputError(
                 f"n_out must be at most n_in={self.n_in}; got {self.n_out}. A larger image would be singular."
             )
-        start = torch.linalg.qr(start_values(rng, self.channels, self.n_in, self.n_out)).Q.mT.contiguous()
-        self.weight = torch.nn.Parameter(start.to(dtype or torch.float64))
-        # Of n_out (2 n_in - n_out - 1)/2 free numbers; the trivialisation starts at the W drawn above.
-        kind = "householder" if self.n_out < self.n_in else "matrix_exp"
-        torch.nn.utils.parametrizations.orthogonal(self, "weight", orthogonal_map=kind)
+        drawn = start_values(rng, self.channels, self.n_in, self.n_out)
+        base = torch.linalg.qr(drawn, mode="complete").Q.to(dtype or torch.float64)
+        self.register_buffer("base", base)
+        self.free = torch.nn.Parameter(torch.zeros_like(base[..., : self.n_out]))
+
+    @property
+    def weight(self):
+        """torch.Tensor, shape (channels, n_out, n_in): W, made anew from the free numbers."""
+        # W' is the first columns of base (I - S/2)^-1 (I + S/2), S skew with free numbers below the diagonal of those
+        # columns alone: n_out (2 n_in - n_out - 1)/2 of them, as many as the manifold has dimensions.
+        lower = torch.nn.functional.pad(self.free.tril(-1), (0, self.n_in - self.n_out))
+        half = 0.5 * (lower - lower.mT)
+        eye = torch.eye(self.n_in, dtype=half.dtype, device=half.device)
+        columns = torch.linalg.solve(eye - half, (eye + half)[..., : self.n_out])
+        return (self.base @ columns).mT
 
     def forward(self, X):
         """Return W X W'.
@@ -120,7 +132,8 @@ class BiMap(torch.nn.Module):
         torch.Size([5, 2, 2])
         """
         check_matrices("X", X, self.n_in, self.channels)
-        W = self.weight if X.ndim == 4 else self.weight[0]
+        W = self.weight
+        W = W if X.ndim == 4 else W[0]
         return symmetrise(W @ X @ W.mT)
 
     def extra_repr(self):
@@ -297,7 +310,7 @@ class SPDVech(torch.nn.Module):
         """
         n = X.shape[-1]
         i, j = torch.triu_indices(n, n, device=X.device)
-        weights = torch.where(i == j, 1.0, math.sqrt(2.0)).to(X.dtype)
+        weights = torch.full_like(i, math.sqrt(2.0), dtype=X.dtype).masked_fill(i == j, 1.0)
         return (X[..., i, j] * weights).flatten(1)
 
 

@@ -120,7 +120,9 @@ class SPDNet(torch.nn.Module):
         if classifier == "mlr":
             self.head = SPDMLR(n, n_classes, channels=channels, rng=rng)
         else:
-            self.head = torch.nn.Linear(channels * n * (n + 1) // 2, n_classes, dtype=torch.float64)
+            # Without its own start, which would draw from torch's global generator.
+            n_features = channels * n * (n + 1) // 2
+            self.head = torch.nn.utils.skip_init(torch.nn.Linear, n_features, n_classes, dtype=torch.float64)
             # From zero the first step already goes the right way; drawn weights must first be unlearned.
             torch.nn.init.zeros_(self.head.weight)
             torch.nn.init.zeros_(self.head.bias)
@@ -161,7 +163,7 @@ class SPDNet(torch.nn.Module):
     def _enter(self, X):
         if self.pool is not None:
             X = self.pool(X)
-        return self.dropout(X.to(self.maps[0].weight.dtype))
+        return self.dropout(X.to(self.maps[0].base.dtype))
 
     def _norm_of(self, i):
         return self.norms[i] if len(self.norms) else None

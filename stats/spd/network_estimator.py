@@ -356,9 +356,10 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
 
     def _describe(self, X, y=None, fit=False):
         """Return float64 matrices (N, channels, d, d)."""
-        if np.ndim(X) == 4 and not fit and self.descriptor_ is not None:
+        stacked = getattr(X, "ndim", None) == 4
+        if stacked and not fit and self.descriptor_ is not None:
             raise InvalidInputError(f"X must be series, as in fit; got shape {np.shape(X)}. Pass (N, n, T).")
-        if np.ndim(X) == 4:
+        if stacked:
             X = np.asarray(X, dtype=np.float64)
             checked = [as_trials(X[:, k], kind="matrices").matrices for k in range(X.shape[1])]
             matrices = np.stack([np.asarray(part) for part in checked], 1)

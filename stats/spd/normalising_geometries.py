@@ -1,6 +1,6 @@
 r"""What a batch norm needs of a geometry: centre matrices at a mean, measure and rescale them, and move the mean.
 
-Every geometry is an object with the same six methods; a batch is (b, ch, n, n), and a mean (k, ch, n, n), of which
+Every geometry is an object with the same methods; a batch is (b, ch, n, n), and a mean (k, ch, n, n), of which
 each matrix of the batch is handed its own (k = 1 or k = b).
 
 ====================  ==========================  ====================================  ===========================
@@ -154,6 +154,13 @@ class _LogEuclidean:
         return torch.zeros((), dtype=centred.matrix.dtype, device=centred.matrix.device)
 
 
+def _biased(Y, bias):
+    if bias is None:
+        return Y
+    B = positive_lower(bias)
+    return symmetrise(B @ Y @ B.mT)
+
+
 class _Factored:
     """What the geometries share that whiten by a factor of the mean and add a bias by a congruence."""
 
@@ -171,11 +178,12 @@ class _Factored:
         return scatter(centred.matrix, self.kind, centred.eig)
 
     def output(self, centred, c, bias):
-        Y = rescale(centred.matrix, c, self.kind, centred.eig)
-        if bias is None:
-            return Y
-        B = positive_lower(bias)
-        return symmetrise(B @ Y @ B.mT)
+        return _biased(rescale(centred.matrix, c, self.kind, centred.eig), bias)
+
+    def logarithm(self, centred, c, bias):
+        if bias is not None:
+            return spectral(self.output(centred, c, bias), "log")
+        return rescale(centred.matrix, c, self.kind, centred.eig, log=True)
 
     def _moved(self, mean, K):
         C = _lower(mean @ K)
@@ -249,11 +257,10 @@ class _Generalised(_Factored):
 
     def output(self, centred, c, bias):
         W = torch.eye(centred.matrix.shape[-1], dtype=c.dtype, device=c.device) + c.unsqueeze(-1) * centred.matrix
-        Y = rescale(W, c.detach(), "square", eigh_symmetric(W))
-        if bias is None:
-            return Y
-        B = positive_lower(bias)
-        return symmetrise(B @ Y @ B.mT)
+        return _biased(rescale(W, c.detach(), "square", eigh_symmetric(W)), bias)
+
+    def logarithm(self, centred, c, bias):
+        return spectral(self.output(centred, c, bias), "log")
 
     def compressed(self, centred, c):
         return torch.zeros((), dtype=c.dtype, device=c.device)
@@ -295,6 +302,9 @@ class _LogCholesky:
         L = positive_lower(lower if bias is None else lower + bias.tril())
         return symmetrise(L @ L.mT)
 
+    def logarithm(self, centred, c, bias):
+        return spectral(self.output(centred, c, bias), "log")
+
     def compressed(self, centred, c):
         return torch.zeros((), dtype=c.dtype, device=c.device)
 
@@ -319,7 +329,7 @@ def make_geometry(metric):
     Returns
     -------
     object
-        With the methods ``centre``, ``start``, ``scatter``, ``step``, ``move`` and ``output``.
+        With ``centre``, ``start``, ``scatter``, ``step``, ``move``, ``output``, ``logarithm`` and ``compressed``.
 
     Examples
     --------

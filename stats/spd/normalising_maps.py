@@ -18,6 +18,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from sciml.linalg.spd.checks import symmetrise
+from sciml.linalg.spd.quotients import divided_difference
 
 __all__ = ["DELTA", "rescale", "scatter"]
 
@@ -103,23 +104,30 @@ _QUOTIENTS = {"root": _root_quotient, "power": _power_quotient, "square": _squar
 
 class _Rescale(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, A, c, kind, s, U):
+    def forward(ctx, A, c, kind, log, s, U):
         values, slopes = _VALUES[kind](s, c)
-        ctx.save_for_backward(c, s, U, slopes)
-        ctx.kind = kind
+        ctx.kind, ctx.log = kind, log
+        if log:
+            ctx.save_for_backward(c, s, U, slopes / values, values)
+            values = values.log()
+        else:
+            ctx.save_for_backward(c, s, U, slopes)
         return symmetrise((U * values.unsqueeze(-2)) @ U.mT)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        c, s, U, slopes = ctx.saved_tensors
+        c, s, U, slopes, *values = ctx.saved_tensors
         inner = U.mT @ symmetrise(grad) @ U
         grad_A = grad_c = None
         if ctx.needs_input_grad[0]:
-            grad_A = symmetrise(U @ (_QUOTIENTS[ctx.kind](s, c) * inner) @ U.mT)
+            F = _QUOTIENTS[ctx.kind](s, c)
+            if ctx.log:  # quotients of a composition multiply
+                F = F * divided_difference("log", values[0].unsqueeze(-1), values[0].unsqueeze(-2))
+            grad_A = symmetrise(U @ (F * inner) @ U.mT)
         if ctx.needs_input_grad[1]:
             grad_c = (inner.diagonal(dim1=-2, dim2=-1) * slopes).sum_to_size(c.shape)
-        return grad_A, grad_c, None, None, None
+        return grad_A, grad_c, None, None, None, None
 
 
 class _Scatter(torch.autograd.Function):
@@ -138,8 +146,8 @@ class _Scatter(torch.autograd.Function):
         return symmetrise((U * (grad.unsqueeze(-1) * slope).unsqueeze(-2)) @ U.mT), None, None, None
 
 
-def rescale(A, c, kind, eig):
-    """Return h(A), with gradients to A and c.
+def rescale(A, c, kind, eig, *, log=False):
+    """Return h(A) or its logarithm, with gradients to A and c.
 
     Parameters
     ----------
@@ -151,11 +159,13 @@ def rescale(A, c, kind, eig):
         The map h above; :math:`A^c`; or :math:`g(A)^2` for A = I + V/2.
     eig : tuple of torch.Tensor
         Eigenvalues (..., n) and eigenvectors (..., n, n) of `A`.
+    log : bool
+        Return log h(A), from the same eigendecomposition; False by default.
 
     Returns
     -------
     torch.Tensor, shape (..., n, n)
-        Symmetric positive definite.
+        Symmetric; positive definite without `log`.
 
     Examples
     --------
@@ -164,7 +174,7 @@ def rescale(A, c, kind, eig):
     >>> rescale(A, c, "root", torch.linalg.eigh(A)).diagonal().tolist()
     [2.25, 1.0]
     """
-    return _Rescale.apply(A, c, kind, *eig)
+    return _Rescale.apply(A, c, kind, log, *eig)
 
 
 def scatter(A, kind, eig):

@@ -14,7 +14,7 @@ import torch
 
 from sciml.linalg.spd.checks import check_eigenvalues, eigh_symmetric, symmetrise
 from sciml.linalg.spd.functions import spectral
-from sciml.stats.spd.layers import check_matrices, start_values
+from sciml.stats.spd.layers import BiMap, check_matrices, start_values
 from sciml.validation import check_number
 
 __all__ = ["RiemannianResidual"]
@@ -60,8 +60,7 @@ class RiemannianResidual(torch.nn.Module):
         self.inner = torch.nn.Parameter(start_values(rng, width, self.n) / math.sqrt(self.n))
         self.inner_bias = torch.nn.Parameter(torch.zeros(width, dtype=torch.float64))
         self.outer = torch.nn.Parameter(torch.zeros(self.n, width, dtype=torch.float64))
-        self.frame = torch.nn.Parameter(torch.linalg.qr(start_values(rng, self.n, self.n)).Q)
-        torch.nn.utils.parametrizations.orthogonal(self, "frame", orthogonal_map="matrix_exp")
+        self.turn = BiMap(self.n, self.n, rng=rng)
 
     def forward(self, X):
         """Return matrices moved along the field.
@@ -92,7 +91,8 @@ class RiemannianResidual(torch.nn.Module):
         eig = eigh_symmetric(X)
         check_eigenvalues("X", eig[0], "positive")
         L = spectral(X, "log", eig=eig)
-        values = (self.frame * (L @ self.frame)).sum(-2)  # the diagonal of Q' L Q
+        Q = self.turn.weight[0].mT
+        values = (Q * (L @ Q)).sum(-2)  # the diagonal of Q' L Q
         hidden = torch.nn.functional.softplus(values @ self.inner.mT + self.inner_bias)
-        field = (self.frame * (hidden @ self.outer.mT).unsqueeze(-2)) @ self.frame.mT
+        field = (Q * (hidden @ self.outer.mT).unsqueeze(-2)) @ Q.mT
         return spectral(L + field, "exp")

@@ -233,8 +233,8 @@ def _epoch(net, X, y, domains, batches, optimizer, schedule, clip):
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
         if not bool(torch.isfinite(norm)):
             raise InvalidInputError(
-                f"the loss or its gradient is not finite (loss {float(loss):g}): X may hold nearly singular matrices. "
-                "Estimate covariances with shrinkage (shrink=1e-3), or lower lr."
+                f"the loss or its gradient is not finite (loss {float(loss.detach()):g}): X may hold nearly singular "
+                "matrices. Estimate covariances with shrinkage (shrink=1e-3), or lower lr."
             )
         optimizer.step()
         schedule.step()

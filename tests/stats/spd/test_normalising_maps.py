@@ -107,3 +107,17 @@ def test_singular_matrices_have_finite_gradients():
     eig = (A.detach().diagonal(), torch.eye(3, dtype=torch.float64))
     rescale(A, torch.tensor([0.5], dtype=torch.float64), "root", eig).sum().backward()
     assert torch.isfinite(A.grad).all()
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("kind", ["root", "power"])
+def test_the_logarithm_from_the_same_eigenvectors(kind, spectrum, rng):
+    A = matrix(SPECTRA[spectrum], rng).requires_grad_()
+    c = torch.tensor([1.3], dtype=torch.float64, requires_grad=True)
+
+    def function(A, c):
+        A = symmetrise(A)
+        return rescale(A, c, kind, torch.linalg.eigh(A.detach()), log=True)
+
+    assert_allclose(torch.linalg.matrix_exp(function(A, c)).detach(), apply(kind)(A, c).detach(), rtol=0, atol=1e-12)
+    assert gradcheck(function, (A, c), eps=1e-6, atol=1e-6)
