@@ -4,8 +4,7 @@ Notation  D (N, m) distances from m training trials; codes (m,) their classes; k
 Cost      a partial sort of each row.
 Pitfalls  equal votes are decided by the nearer neighbours, not by the order of the classes; equal distances at the edge
           of the neighbourhood by the order of the training trials.
-References  T. Cover, P. Hart, Nearest neighbor pattern classification, 1967. S. Dudani, The distance-weighted
-            k-nearest-neighbor rule, 1976.
+References  S. Dudani, The distance-weighted k-nearest-neighbor rule, 1976.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from sciml.linalg.arrays import enter
 from sciml.linalg.spd.checks import symmetrise
 from sciml.linalg.spd.distances import (
     check_parameters,
+    close_residual,
     definite_factor,
     deform,
     enter_metric,
@@ -148,7 +149,8 @@ def bures_log(P, Q):
     """
     (P, Q), leave, eps = enter_pair(P, Q, names=("P", "Q"))
     L_P, L_Q = factor(P.detach(), "P", eps)[0], factor(Q.detach(), "Q", eps)[0]
-    value = 2 * symmetrise(-procrustes(L_P, L_Q)[0] @ L_P.mH)
+    R = close_residual(P.detach(), Q.detach(), L_P, procrustes(L_P, L_Q)[0])
+    value = -2 * symmetrise(R @ L_P.mH)
 
     def expression():
         return 2 * symmetrise(transport_map(P, Q, eps) @ P) - 2 * P

@@ -28,6 +28,7 @@ from sciml.linalg.arrays import enter
 from sciml.linalg.spd.checks import as_spd, eigh_symmetric, symmetrise
 from sciml.linalg.spd.distances import (
     check_parameters,
+    close_residual,
     definite_factor,
     deform,
     enter_metric,
@@ -156,11 +157,12 @@ class _BuresLog(torch.autograd.Function):
     """z in the eigenbasis of M, with M = U diag(b) U^H; real or complex Hermitian (..., n, n)."""
 
     @staticmethod
-    def forward(ctx, X, L_X, b, U):
+    def forward(ctx, X, L_X, M, b, U):
         root = b.clamp_min(0).sqrt()
         C = U * root
         # D = U^H (L_X O - C): the small difference first, the division by small eigenvalues never.
-        D = U.mH @ procrustes(C, L_X)[0].neg()
+        R = close_residual(M, X, C, procrustes(C, L_X)[0])
+        D = -U.mH @ R
         total = root.square()[:, None] + root.square()[None, :]
         weight = torch.where(total > 0, (2 * total).rsqrt(), 0)
         ctx.save_for_backward(X, L_X, C, root)
@@ -178,7 +180,7 @@ class _BuresLog(torch.autograd.Function):
             sums = s[..., :, None] + s[..., None, :]
             inner = (Vh @ grad_S @ Vh.mH) * torch.where(sums > 0, 1 / sums, 0)
             grad_X = symmetrise(C @ (Vh.mH @ inner @ Vh) @ C.mH).sum_to_size(X.shape)
-        return refuse_second_derivative("tangent coordinates", grad_X, X, grad), None, None, None
+        return refuse_second_derivative("tangent coordinates", grad_X, X, grad), *[None] * 4
 
 
 class _AffineLog(torch.autograd.Function):
@@ -205,7 +207,7 @@ class _AffineLog(torch.autograd.Function):
 
 
 def _bw_log(X, M, b, U, eps):
-    return _BuresLog.apply(X, factor(X.detach(), "X", eps)[0], b, U)
+    return _BuresLog.apply(X, factor(X.detach(), "X", eps)[0], M, b, U)
 
 
 def _airm_log(X, M, b, U, eps):
