@@ -281,7 +281,11 @@ def descriptor_grid(trials, descriptors, states=None, *, banks=None):
 def _grid(trials, descriptors, states, banks):
     for descriptor, state in zip(descriptors, states, strict=True):
         trials = descriptor._checked(trials)
-        state = descriptor.fit(trials) if state is None else state
+        if state is None:
+            learned = (descriptor.bands, descriptor.fs, descriptor.scale, descriptor.prototypes)
+            if learned not in banks:
+                banks[learned] = descriptor.fit(trials)
+            state = banks[learned]
         if state["n_channels"] != trials.n_channels:
             raise InvalidInputError(
                 f"X must have the {state['n_channels']} channels of the training trials; got {trials.n_channels}."
