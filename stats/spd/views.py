@@ -12,7 +12,8 @@ Cost      the eigendecomposition of every matrix for each tangent view and fold;
 Pitfalls  slow drifts of the electrodes can be a thousand times stronger than what a class does to them: a logarithm of
           the whole matrix then drowns what the linear coefficients, whitened, still show. Neither view alone is safe.
 References  A. Barachant et al., Multiclass brain-computer interface classification by Riemannian geometry, 2012
-            (tangent space). B. Blankertz et al., Single-trial analysis and classification of ERP components, 2011 (trends).
+            (tangent space). B. Blankertz et al., Single-trial analysis and classification of ERP components, 2011
+            (trends).
 """
 
 from __future__ import annotations
