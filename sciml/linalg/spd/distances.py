@@ -43,7 +43,8 @@ __all__ = [
 _SINGULAR_REMEDY = 'Estimate covariances with shrinkage (shrink=1e-3), or use metric="bw", which allows singular ones.'
 _CLOSE = 1e-3  # distance relative to the root of the trace below which digits are restored
 _CONTRACTION, _STEPS = 0.03, 12  # 0.03^12 is below eps
-_NEAR = 0.5  # relative difference below which log(1 + mu) is used; both ways are exact to eps there
+_FAR = 0.01  # squared distance relative to the traces above which their difference keeps 13 digits
+_LOWEST, _HIGHEST = -0.95, 20.0  # relative differences whose logarithm keeps 13 digits
 
 
 # ---------------------------------------------------------------- factors and maps without gradients
@@ -63,14 +64,12 @@ def close_residual(A, B, L_A, R):
     its decomposition has moves A and B alike, and only the rounding of B - A remains. The residual is -H L_A.
     """
     d, size = (torch.linalg.vector_norm(X, dim=(-2, -1)) for X in (R, L_A))
-    close = (d < _CLOSE * size).reshape(-1)
+    close = d < _CLOSE * size
     if not bool(close.any()):
         return R
-    shape, n = R.shape, R.shape[-1]
-    rows = close.nonzero()[:, 0]
-    flat = [X.expand(shape).reshape(-1, n, n)[rows] for X in (A, B, L_A)]
-    s, U = eigh_symmetric(flat[0])
-    Delta = U.mH @ (flat[1] - flat[0]) @ U
+    A, B, L_A = (X.expand(R.shape)[close] for X in (A, B, L_A))
+    s, U = eigh_symmetric(A)
+    Delta = U.mH @ (B - A) @ U
     root = s.clamp_min(0).sqrt()
     inverse = torch.where(root > 0, 1 / root, torch.inf)
     relative = torch.linalg.matrix_norm(Delta * inverse[:, :, None] * inverse[:, None, :])
@@ -79,9 +78,9 @@ def close_residual(A, B, L_A, R):
     H = Delta / sums
     for _ in range(_STEPS):
         H = (Delta - (H * s[:, None, :]) @ H) / sums
-    R = R.reshape(-1, n, n).clone()
-    R[rows[good]] = -(U @ H @ U.mH @ flat[2])[good]
-    return R.reshape(shape)
+    R = R.clone()
+    R[close] = torch.where(good[:, None, None], -U @ H @ U.mH @ L_A, R[close])
+    return R
 
 
 def right_divide(R, L, singular):
@@ -95,24 +94,41 @@ def right_divide(R, L, singular):
     return torch.where(lost, R @ torch.linalg.pinv(L, rtol=1e-7), whole)
 
 
-def relative_spectrum(L, A, B, L_B):
+def relative_spectrum(L, A, B, L_B, *, vectors=True):
     r"""Return (ell, U) with :math:`L^{-1} B L^{-H} = U e^{ell} U^H`, where A = L L^H and B = L_B L_B^H.
 
-    Near B = A the small difference is decomposed, far from it the product of the factors, whose singular values keep
-    twice the digits of eigenvalues.
+    The relative difference is decomposed first, which keeps all digits of close matrices. Where that leaves too few of
+    small eigenvalues, the singular values of the product of the factors are taken, which keep twice as many. Without
+    vectors U is None.
     """
-    W = torch.linalg.solve_triangular(L, L_B, upper=False)
-    U, s, _ = torch.linalg.svd(W)
-    ell = 2 * s.log()
-    near = ell.abs().amax(-1) < _NEAR
-    if bool(near.any()):
-        half = torch.linalg.solve_triangular(L, B - A, upper=False)
-        E = symmetrise(torch.linalg.solve_triangular(L.mH, half, upper=True, left=False))
-        # The identity in place of far matrices, for which log(1 + mu) may not exist.
-        mu, V = torch.linalg.eigh(torch.where(near[..., None, None], E, 0))
-        ell = torch.where(near[..., None], mu.log1p(), ell)
-        U = torch.where(near[..., None, None], V, U)
+    half = torch.linalg.solve_triangular(L, B - A, upper=False)
+    E = symmetrise(torch.linalg.solve_triangular(L.mH, half, upper=True, left=False))
+    mu, U = eigh_symmetric(E) if vectors else (torch.linalg.eigvalsh(E), None)
+    ell = mu.log1p()
+    wide = ~((mu[..., 0] > _LOWEST) & (mu[..., -1] < _HIGHEST))
+    if bool(wide.any()):
+        W = torch.linalg.solve_triangular(L.expand(E.shape)[wide], L_B.expand(E.shape)[wide], upper=False)
+        if vectors:
+            U[wide], s, _ = torch.linalg.svd(W)
+        else:
+            s = torch.linalg.svdvals(W)
+        ell[wide] = 2 * s.log()
     return ell, U
+
+
+def bures_values(A, B, L_A, L_B):
+    """Return distances without gradients: by traces where that loses nothing, by residuals for the pairs left."""
+    trace = lambda L: L.abs().square().sum((-2, -1))  # noqa: E731
+    total = trace(L_A) + trace(L_B)
+    gap = total - 2 * torch.linalg.svdvals(L_B.mH @ L_A).sum(-1)
+    d = gap.clamp_min(0).sqrt()
+    left = ~(gap > _FAR * total)
+    if bool(left.any()):
+        shape = (*d.shape, *A.shape[-2:])
+        P, Q, L_P, L_Q = (X.expand(shape)[left] for X in (A, B, L_A, L_B))
+        R = close_residual(P, Q, L_P, procrustes(L_P, L_Q)[0])
+        d[left] = torch.where((P == Q).all(-1).all(-1), 0, torch.linalg.vector_norm(R, dim=(-2, -1)))
+    return d
 
 
 class _Bures(torch.autograd.Function):
@@ -177,12 +193,26 @@ class _AffineInvariant(torch.autograd.Function):
 def bures(A, B, eps=None):
     """Return the Bures-Wasserstein distances of symmetric tensors whose batches broadcast."""
     (L_A, lost_A), (L_B, lost_B) = factor(A.detach(), "A", eps), factor(B.detach(), "B", eps)
-    return _Bures.apply(A, B, L_A, L_B, lost_A, lost_B)
+    return bures_of_factors(A, B, L_A, L_B, lost_A, lost_B)
+
+
+def bures_of_factors(A, B, L_A, L_B, lost_A, lost_B):
+    """Return the distances of matrices that are factored already; `lost` says which factors are singular."""
+    if A.requires_grad or B.requires_grad:
+        return _Bures.apply(A, B, L_A, L_B, lost_A, lost_B)
+    return bures_values(A, B, L_A, L_B)
 
 
 def affine_invariant(A, B, eps=None):
     """Return the affine-invariant distances of symmetric tensors whose batches broadcast."""
-    return _AffineInvariant.apply(A, B, definite_factor(A, "A", eps), definite_factor(B, "B", eps))
+    return affine_invariant_of_factors(A, B, definite_factor(A, "A", eps), definite_factor(B, "B", eps))
+
+
+def affine_invariant_of_factors(A, B, L_A, L_B):
+    """Return the distances of matrices that are factored already."""
+    if A.requires_grad or B.requires_grad:
+        return _AffineInvariant.apply(A, B, L_A, L_B)
+    return torch.linalg.vector_norm(relative_spectrum(L_A, A, B, L_B, vectors=False)[0], dim=-1)
 
 
 def definite_factor(A, name, eps=None):

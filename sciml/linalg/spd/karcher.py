@@ -35,6 +35,7 @@ from sciml.linalg.spd.second_derivative import refuse_second_derivative
 __all__ = ["affine_invariant_mean", "affine_invariant_mean_steps"]
 
 _DERIVATIVE_TOL = 1e-12
+_NARROW = 5.0  # logarithm of a condition of 150, at which eigenvalues keep all but two digits
 _SHORTEST, _LONGEST = 0.05, 2.0
 
 
@@ -136,7 +137,7 @@ def affine_invariant_mean_steps(L, w, C):
         Of C, shape (n, n).
     """
     n = len(C)
-    J, delta = _gradient(L, w, C)
+    J, delta = _gradient(L, w, C, float("inf"))
     # Curvature is at most the mean of delta / 2 coth(delta / 2): the step of [1] that is safe for it.
     half = (delta / 2).clamp_min(1e-8)
     safe = t = 1 / float((w * half / half.tanh()).sum())
@@ -146,7 +147,7 @@ def affine_invariant_mean_steps(L, w, C):
         yield Step(C, residual, {"step_length": t})
         smallest = min(smallest, residual)
         C = C @ _exp(t / 2 * J)
-        old, (J, _) = J, _gradient(L, w, C)
+        old, (J, delta) = J, _gradient(L, w, C, float(delta.max()))
         curvature = float(torch.sum(old.conj() * (old - J)).real)
         t = t * float(torch.linalg.vector_norm(old)) ** 2 / curvature if curvature > 0 else safe
         t = min(max(t, _SHORTEST), _LONGEST)
@@ -154,9 +155,12 @@ def affine_invariant_mean_steps(L, w, C):
             t = safe  # a long step went wrong
 
 
-def _gradient(L, w, C):
-    """Return the mean of the whitened logarithms, and the range of the logarithms of the eigenvalues of each."""
-    ell, U = _whitened(L, C)
+def _gradient(L, w, C, spread):
+    """Return the mean of the whitened logarithms, and the range of the logarithms of the eigenvalues of each.
+
+    `spread` is the largest range a step ago: where it is small, eigenvalues are as good as singular values and cheaper.
+    """
+    ell, U = _eigenvalues(L, C) if spread < _NARROW else _whitened(L, C)
     J = torch.einsum("i,ijk->jk", w.to(L.dtype), (U * ell[:, None, :]) @ U.mH)
     return symmetrise(J), ell.amax(-1) - ell.amin(-1)
 
@@ -165,6 +169,12 @@ def _whitened(L, C):
     """Return (ell, U) with C^-1 X C^-H = U e^ell U^H; singular values of the factor keep small eigenvalues."""
     U, s, _ = torch.linalg.svd(torch.linalg.solve(C, L))
     return 2 * s.log(), U
+
+
+def _eigenvalues(L, C):
+    W = torch.linalg.solve(C, L)
+    x, U = eigh_symmetric(symmetrise(W @ W.mH))
+    return x.clamp_min(torch.finfo(x.dtype).tiny).log(), U
 
 
 def _exp(S):

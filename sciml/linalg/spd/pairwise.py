@@ -17,8 +17,8 @@ import torch
 from sciml.exceptions import InvalidInputError
 from sciml.linalg.memory import budget
 from sciml.linalg.spd.distances import (
-    _AffineInvariant,
-    _Bures,
+    affine_invariant_of_factors,
+    bures_of_factors,
     check_parameters,
     definite_factor,
     deform,
@@ -116,7 +116,7 @@ def _pair_function(metric, A, B, fast, eps):
                 return 2 * torch.linalg.vector_norm(torch.linalg.svdvals(W).log(), dim=-1)
 
             return log_values
-        return lambda i, j: _AffineInvariant.apply(A[i, None], B[None, j], L_A[i, None], L_B[None, j])
+        return lambda i, j: affine_invariant_of_factors(A[i, None], B[None, j], L_A[i, None], L_B[None, j])
     (L_A, lost_A), (L_B, lost_B) = factor(A.detach(), "A", eps), factor(B.detach(), "B", eps)
     if fast:
         trace_A, trace_B = (X.diagonal(dim1=-2, dim2=-1).real.sum(-1) for X in (A, B))
@@ -126,7 +126,7 @@ def _pair_function(metric, A, B, fast, eps):
             return (trace_A[rows, None] + trace_B[None, columns] - 2 * nuclear).clamp_min(0).sqrt()
 
         return traces
-    return lambda i, j: _Bures.apply(
+    return lambda i, j: bures_of_factors(
         A[i, None], B[None, j], L_A[i, None], L_B[None, j], lost_A[i, None], lost_B[None, j]
     )
 

@@ -302,7 +302,7 @@ def eigenbasis(M):
     b, U = eigh_symmetric(M)
     # Entries of equal size, as in a circulant matrix, differ by rounding: the first of those within a millionth counts.
     size = U.abs()
-    first = (size > (1 - 1e-6) * size.amax(-2, keepdim=True)).to(torch.uint8).argmax(-2, keepdim=True)
+    first = (size > (1 - 1e-6) * size.amax(-2, keepdim=True)).to(size.dtype).argmax(-2, keepdim=True)
     entry = U.gather(-2, first)
     return b, U * (entry.conj() / entry.abs())
 
