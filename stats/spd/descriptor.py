@@ -42,7 +42,7 @@ class Descriptor:
     ----------
     n_basis : int
         Polynomials of time K that are appended: 0, the default, is the covariance; 1 adds the mean (Gaussian
-        embedding); 3 to 6 add slow trends.
+        embedding); 3 to 12 add slow trends.
     order : int
         Number of lagged windows p; 1, the default: none.
     lag : int

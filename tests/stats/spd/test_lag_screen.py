@@ -130,6 +130,13 @@ def test_many_trials_are_thinned_evenly():
     assert (np.abs(np.bincount(groups[rows]) - 40) <= 4).all()
 
 
+def test_prototypes_know_the_labels(rng):
+    with pytest.raises(InvalidInputError, match="must not hold prototypes"):
+        screen_lags(
+            as_trials(rng.normal(size=(10, 2, 30))), np.arange(10) % 2, [1], [1], descriptor=Descriptor(prototypes=True)
+        )
+
+
 @pytest.mark.parametrize(
     ("y", "groups", "orders", "text"),
     [
