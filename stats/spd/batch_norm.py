@@ -30,6 +30,7 @@ import torch
 from sciml.exceptions import ConditioningWarning, InvalidInputError
 from sciml.linalg.spd.functions import spectral
 from sciml.stats.spd.normalising_geometries import make_geometry, positive_lower
+from sciml.stats.spd.normalising_maps import DELTA
 from sciml.validation import check_number, check_option
 
 __all__ = ["SPDBatchNorm", "momentum_schedule"]
@@ -195,7 +196,7 @@ class SPDBatchNorm(torch.nn.Module):
             self.register_buffer("metric_start", torch.eye(n, **options).repeat(ch, 1, 1))
             self.register_buffer("metric_ready", torch.zeros((), dtype=torch.bool, device=device))
             self.metric_parameter = torch.nn.Parameter(torch.zeros(ch, n, n, **options))
-        self._compressed = None
+        self._last = None
 
     # ------------------------------------------------------------ the map
 
@@ -279,7 +280,7 @@ class SPDBatchNorm(torch.nn.Module):
             c = (variance + self.eps).rsqrt()
             c = c if self.log_scale is None else c * self.log_scale.exp()
         c = _pick(c, inverse).unsqueeze(-1)
-        self._compressed = self.geometry.compressed(centred, c.detach())
+        self._last = None if centred.eig is None else (centred.eig[0], c.detach())
         return centred, c, shape
 
     def _eval(self, X, domains, inverse):
@@ -288,47 +289,48 @@ class SPDBatchNorm(torch.nn.Module):
         return self.geometry.centre(X, _pick(mean, inverse), self._metric()), variance
 
     def _train(self, X, domains, inverse):
-        k = len(domains)
-        metric, mean, variance = self._metric(), self.mean[domains], self.variance[domains]
-        sizes = torch.bincount(inverse, minlength=k) if inverse is not None else torch.tensor([len(X)], device=X.device)
+        sizes = _sizes(X, inverse, len(domains))
         many = sizes > 1  # a single matrix has no dispersion: it uses the running statistics and leaves them
-        train_momentum, test_momentum = self.momenta.tolist()
+        if not bool(many.any()):
+            centred = self.geometry.centre(X, _pick(self.mean[domains], inverse), self._metric())
+            return centred, self.variance[domains]
+        metric, mean, variance = self._metric(), self.mean[domains], self.variance[domains]
+        train_momentum = float(self.momenta[0]) if self.center == "momentum" else self.momentum
         centred = self.geometry.centre(X, _pick(mean, inverse), metric)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.center != "running"):
             step = _group_mean(self.geometry.step(centred), inverse, sizes)
             if self.center != "running":
                 moved, _ = self.geometry.move(mean, step, 1.0 if self.center == "batch" else train_momentum)
-                used = torch.where(many[:, None, None, None], moved, mean)
+                used = _where(many, moved, mean)
         with torch.no_grad():
             kept, good = self.geometry.move(mean, step, train_momentum)
-            if self.center == "momentum":
-                test_mean = self.test_mean[domains]
-                inner = self.geometry.centre(X, _pick(test_mean, inverse), metric)
-                test_step = _group_mean(self.geometry.step(inner), inverse, sizes)
-                test_kept, _ = self.geometry.move(test_mean, test_step, test_momentum)
         if self.center != "running":
             centred = self.geometry.centre(X, _pick(used, inverse), metric)
         batch = _group_mean(self.geometry.scatter(centred), inverse, sizes)
-        if self.center == "momentum":
-            batch = (1 - train_momentum) * variance + train_momentum * batch
+        mixed = torch.lerp(variance, batch, train_momentum)
         with torch.no_grad():
-            new = batch if self.center == "momentum" else (1 - train_momentum) * variance + train_momentum * batch
-            self._store("", domains, many, kept, new)
+            self._store("", domains, many, kept, mixed)
             if self.center == "momentum":
-                test_batch = _group_mean(self.geometry.scatter(inner), inverse, sizes)
-                mixed = (1 - test_momentum) * self.test_variance[domains] + test_momentum * test_batch
-                self._store("test_", domains, many, test_kept, mixed)
+                self._move_test(X, domains, inverse, sizes, metric)
             self.count[domains] += torch.where(many, sizes, 0)
             self._count_failures(domains, many & ~good.all(-1))
-        return centred, torch.where(many[:, None], batch, variance)
+        return centred, _where(many, mixed if self.center == "momentum" else batch, variance)
+
+    def _move_test(self, X, domains, inverse, sizes, metric):
+        """Move the statistics that evaluation uses by their own momentum."""
+        momentum = float(self.momenta[1])
+        mean, variance = self.test_mean[domains], self.test_variance[domains]
+        inner = self.geometry.centre(X, _pick(mean, inverse), metric)
+        kept, _ = self.geometry.move(mean, _group_mean(self.geometry.step(inner), inverse, sizes), momentum)
+        batch = _group_mean(self.geometry.scatter(inner), inverse, sizes)
+        self._store("test_", domains, sizes > 1, kept, torch.lerp(variance, batch, momentum))
 
     # ------------------------------------------------------------ statistics
 
     def _store(self, name, domains, many, mean, variance):
-        old_mean, old_variance = getattr(self, f"{name}mean"), getattr(self, f"{name}variance")
-        old_mean[domains] = torch.where(many[:, None, None, None], mean.detach(), old_mean[domains])
-        finite = many[:, None] & torch.isfinite(variance.detach())
-        old_variance[domains] = torch.where(finite, variance.detach(), old_variance[domains])
+        for kind, new in (("mean", mean), ("variance", variance)):
+            stored = getattr(self, f"{name}{kind}")
+            stored[domains] = _where(many, new.detach(), stored[domains])
 
     def _count_failures(self, domains, failed):
         if not bool(failed.any()):
@@ -521,19 +523,23 @@ class SPDBatchNorm(torch.nn.Module):
         dict
             ``count``, ``ready`` and ``failures`` (batches that would have made the mean singular) by domain,
             ``variance`` by domain and channel, and ``compressed``: the fraction of eigenvalues of the last batch so far
-            below the mean that the map bends (Bures-Wasserstein; None before the first batch).
+            below the mean that the map bends (metric "bw", else and before the first batch None).
 
         Examples
         --------
         >>> SPDBatchNorm(2).diagnostics()["count"]
         [0]
         """
+        compressed = None
+        if self.metric == "bw" and self._last is not None:
+            s, c = self._last
+            compressed = float((1 + c * (s.clamp(min=0).sqrt() - 1) < DELTA).double().mean())
         return {
             "count": self.count.tolist(),
             "ready": self.ready.tolist(),
             "failures": self.failures.tolist(),
             "variance": self.variance.tolist(),
-            "compressed": None if self._compressed is None else float(self._compressed),
+            "compressed": compressed,
         }
 
     def extra_repr(self):
@@ -570,8 +576,10 @@ class SPDBatchNorm(torch.nn.Module):
             raise InvalidInputError(
                 f"X must be of shape {rule} with b >= 1; got {tuple(X.shape)}. Check n and channels."
             )
-        finite = torch.isfinite(X.detach()).flatten(1).all(-1)
-        if not bool(finite.all()):
+        if not bool(torch.isfinite(X.detach().sum())):  # one pass; which matrix it is is looked for only then
+            finite = torch.isfinite(X.detach()).flatten(1).all(-1)
+            if bool(finite.all()):
+                raise InvalidInputError("X must have a finite sum; its entries are too large. Rescale the data.")
             raise InvalidInputError(
                 f"X must be finite; matrix {int((~finite).nonzero()[0, 0])} is not. Remove it, or lower the rate."
             )
@@ -600,6 +608,20 @@ class SPDBatchNorm(torch.nn.Module):
 def _pick(values, inverse):
     """Return each matrix's own of the domains' values; one domain broadcasts."""
     return values if inverse is None else values[inverse]
+
+
+def _sizes(X, inverse, k):
+    """Return how many matrices each domain has, (k,)."""
+    if inverse is None:
+        return torch.tensor([len(X)], device=X.device)
+    return torch.bincount(inverse, minlength=k)
+
+
+def _where(many, new, old):
+    """Return the new values of domains with more than one matrix; in the common case without a copy."""
+    if len(many) == 1:  # one domain alone gets here with several matrices only
+        return new
+    return torch.where(many.reshape(-1, *([1] * (new.ndim - 1))), new, old)
 
 
 def _group_mean(values, inverse, sizes):

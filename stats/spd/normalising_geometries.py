@@ -32,7 +32,7 @@ from sciml.exceptions import NotPositiveDefiniteError
 from sciml.linalg.spd.checks import check_eigenvalues, eigh_symmetric, symmetrise
 from sciml.linalg.spd.functions import spectral
 from sciml.linalg.spd.multipliers import multiply_in_basis
-from sciml.stats.spd.normalising_maps import DELTA, rescale, scatter
+from sciml.stats.spd.normalising_maps import rescale, scatter
 
 __all__ = ["Centred", "make_geometry", "positive_lower"]
 
@@ -150,9 +150,6 @@ class _LogEuclidean:
     def output(self, centred, c, bias):
         return spectral(self.logarithm(centred, c, bias), "exp")
 
-    def compressed(self, centred, c):
-        return torch.zeros((), dtype=centred.matrix.dtype, device=centred.matrix.device)
-
 
 def _biased(Y, bias):
     if bias is None:
@@ -185,17 +182,15 @@ class _Factored:
             return spectral(self.output(centred, c, bias), "log")
         return rescale(centred.matrix, c, self.kind, centred.eig, log=True)
 
-    def _moved(self, mean, K):
+    def _moved(self, mean, K, t):
         C = _lower(mean @ K)
-        # In the frame of the old mean, where units do not matter: a direction that all matrices lack.
-        spread = eigh_symmetric(K)[0]
-        regular = spread[..., 0] > 8 * torch.finfo(K.dtype).eps ** 0.5 * spread[..., -1]
-        good = _usable(C) & regular
+        good = _usable(C)
+        if t > 0.99:
+            # In the frame of the old mean, where units do not matter: a direction that all matrices lack. A shorter
+            # step cannot lose it.
+            spread = eigh_symmetric(K)[0]
+            good = good & (spread[..., 0] > 8 * torch.finfo(K.dtype).eps ** 0.5 * spread[..., -1])
         return torch.where(good[..., None, None], C, mean), good
-
-    def compressed(self, centred, c):
-        u = 1 + c * (centred.eig[0].clamp(min=0).sqrt() - 1)
-        return (u < DELTA).to(u.dtype).mean()
 
 
 class _BuresWasserstein(_Factored):
@@ -205,7 +200,7 @@ class _BuresWasserstein(_Factored):
     def move(self, mean, step, t):
         # R = mean of the roots is the optimal transport map from the identity; the geodesic to its end is K K.
         eye = torch.eye(step.shape[-1], dtype=step.dtype, device=step.device)
-        return self._moved(mean, eye + t * (step - eye))
+        return self._moved(mean, eye + t * (step - eye), t)
 
 
 class _AffineInvariant(_Factored):
@@ -220,10 +215,7 @@ class _AffineInvariant(_Factored):
         return spectral(centred.matrix, "log", eig=centred.eig)
 
     def move(self, mean, step, t):
-        return self._moved(mean, spectral(0.5 * t * step, "exp"))
-
-    def compressed(self, centred, c):
-        return torch.zeros((), dtype=centred.matrix.dtype, device=centred.matrix.device)
+        return self._moved(mean, spectral(0.5 * t * step, "exp"), t)
 
 
 class _Generalised(_Factored):
@@ -261,9 +253,6 @@ class _Generalised(_Factored):
 
     def logarithm(self, centred, c, bias):
         return spectral(self.output(centred, c, bias), "log")
-
-    def compressed(self, centred, c):
-        return torch.zeros((), dtype=c.dtype, device=c.device)
 
 
 class _LogCholesky:
@@ -305,9 +294,6 @@ class _LogCholesky:
     def logarithm(self, centred, c, bias):
         return spectral(self.output(centred, c, bias), "log")
 
-    def compressed(self, centred, c):
-        return torch.zeros((), dtype=c.dtype, device=c.device)
-
 
 _GEOMETRIES = {
     "logeuclid": _LogEuclidean,
@@ -329,7 +315,7 @@ def make_geometry(metric):
     Returns
     -------
     object
-        With ``centre``, ``start``, ``scatter``, ``step``, ``move``, ``output``, ``logarithm`` and ``compressed``.
+        With ``centre``, ``start``, ``scatter``, ``step``, ``move``, ``output`` and ``logarithm``.
 
     Examples
     --------

@@ -30,9 +30,13 @@ def _under(u):
     return 2 - u.clamp(max=DELTA) / DELTA
 
 
+def _bends(u):
+    return bool((u < DELTA).any())
+
+
 def _bend(u):
     """Return g(u)."""
-    return torch.where(u >= DELTA, u, DELTA / (1 + _under(u).log()))
+    return torch.where(u >= DELTA, u, DELTA / (1 + _under(u).log())) if _bends(u) else u
 
 
 def _bend_slope(u):
@@ -59,20 +63,21 @@ def _root(s):
 
 
 def _root_values(s, c):
-    r = _root(s)
-    u = 1 + c * (r - 1)
+    shift = _root(s) - 1
+    u = 1 + c * shift
     g = _bend(u)
-    return g.square(), 2 * g * _bend_slope(u) * (r - 1)
+    slopes = 2 * g * shift
+    return g.square(), slopes if g is u else slopes * _bend_slope(u)
 
 
 def _root_quotient(s, c):
-    r, c = _root(s), c.unsqueeze(-1)
-    u = 1 + c.squeeze(-1) * (r - 1)
-    a, b = u.unsqueeze(-1), u.unsqueeze(-2)
+    r = _root(s)
+    u = 1 + c * (r - 1)
     # The root has an infinite slope at zero: capped where the eigenvalue is rounding next to the mean, which is 1.
     sums = (r.unsqueeze(-1) + r.unsqueeze(-2)).clamp(min=torch.finfo(s.dtype).eps ** 0.5)
     g = _bend(u)
-    return (g.unsqueeze(-1) + g.unsqueeze(-2)) * _bend_quotient(a, b) * c / sums
+    F = (g.unsqueeze(-1) + g.unsqueeze(-2)) * c.unsqueeze(-1) / sums
+    return F if g is u else F * _bend_quotient(u.unsqueeze(-1), u.unsqueeze(-2))
 
 
 def _power_values(s, c):
@@ -95,7 +100,8 @@ def _square_values(s, c):
 
 def _square_quotient(s, c):
     g = _bend(s)
-    return (g.unsqueeze(-1) + g.unsqueeze(-2)) * _bend_quotient(s.unsqueeze(-1), s.unsqueeze(-2))
+    F = g.unsqueeze(-1) + g.unsqueeze(-2)
+    return F if g is s else F * _bend_quotient(s.unsqueeze(-1), s.unsqueeze(-2))
 
 
 _VALUES = {"root": _root_values, "power": _power_values, "square": _square_values}
