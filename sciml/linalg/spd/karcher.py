@@ -25,9 +25,9 @@ import torch
 from sciml.exceptions import ConvergenceWarning
 from sciml.iterate import Step, caller_level, run
 from sciml.linalg.spd.checks import eigh_symmetric, symmetrise
-from sciml.linalg.spd.distances import definite_factor, logarithm
+from sciml.linalg.spd.distances import definite_factor
+from sciml.linalg.spd.factors import factor
 from sciml.linalg.spd.frame_hessian import solve_hessian
-from sciml.linalg.spd.functions import spectral
 from sciml.linalg.spd.mean_result import MeanResult, enter_matrices
 from sciml.linalg.spd.quotients import divided_difference
 from sciml.linalg.spd.second_derivative import refuse_second_derivative
@@ -100,9 +100,11 @@ def mean_of_tensors(X, w, eps, *, tol=1e-12, max_iter=200, callback=None, on_fai
     kept = w.detach() > 0
     L = definite_factor(X, "X", eps)[kept]
     weights = w.detach()[kept]
-    # The log-Euclidean mean is near, and the same for commuting matrices.
-    start = spectral(torch.einsum("i,ijk->jk", weights.to(X.dtype), logarithm(X.detach()[kept], "X", eps)), "exp")
-    steps = affine_invariant_mean_steps(L, weights, definite_factor(symmetrise(start), "X", 0.0))
+    # The log-Euclidean mean of the matrices whitened by the arithmetic one: near, equal for commuting matrices, and it
+    # follows any mixture of the channels.
+    C = factor(torch.einsum("i,ijk->jk", weights.to(X.dtype), X.detach()[kept]))[0]
+    C = C @ _exp(_gradient(L, weights, C, float("inf"))[0] / 2)
+    steps = affine_invariant_mean_steps(L, weights, C)
     ended = run(
         steps,
         name="affine_invariant_mean",

@@ -213,9 +213,18 @@ def _bw_log(X, M, b, U, eps):
 def _airm_log(X, M, b, U, eps):
     L = definite_factor(M, "reference", eps)
     H = _AffineLog.apply(X, definite_factor(X, "X", eps), M, L)
-    # log(M^-1/2 X M^-1/2) in the eigenbasis is that of the Cholesky frame, turned by the unitary b^-1/2 U^H L.
-    turn = torch.linalg.solve_triangular(L, U * b.sqrt(), upper=False).mH
+    turn = _turn(L, b, U)
     return turn @ H @ turn.mH
+
+
+def _turn(L, b, U):
+    """Return the unitary that turns the frame of the Cholesky factor into that of the eigenvectors, b^-1/2 U^H L.
+
+    Eigenvalues of a badly conditioned matrix are wrong in their first digits, its factor is not: only the nearest
+    unitary keeps the lengths.
+    """
+    V, _, Wh = torch.linalg.svd(torch.linalg.solve_triangular(L, U * b.clamp_min(0).sqrt(), upper=False))
+    return (V @ Wh).mH
 
 
 def _logeuclid_log(X, M, b, U, eps):
@@ -264,7 +273,8 @@ def _bw_exp(Z, M, b, U):
 
 
 def _airm_exp(Z, M, b, U):
-    C = U * b.sqrt()
+    L = definite_factor(M, "reference")
+    C = L @ _turn(L, b, U).mH
     return C @ spectral(Z, "exp") @ C.mH
 
 

@@ -71,8 +71,18 @@ def test_mixing_the_channels_mixes_the_mean(rng):
     assert_allclose(
         affine_invariant_mean((inverses + inverses.swapaxes(-1, -2)) / 2).mean,
         np.linalg.inv(affine_invariant_mean(X).mean),
-        rtol=1e-10,
+        atol=1e-10,  # of entries up to 10
     )
+
+
+def test_channels_of_any_units_are_no_obstacle(rng):
+    # Units from 1e-10 to 1e10 make conditions of 1e40; powers of two scale without rounding.
+    X, units = batch(10, 5, 1e2, rng), 2.0 ** np.array([-34, -17, 0, 17, 34])
+    scaled = affine_invariant_mean(X * units[:, None] * units)
+    plain = affine_invariant_mean(X)
+    assert scaled.converged
+    assert scaled.n_iter == plain.n_iter
+    assert_allclose(scaled.mean / units[:, None] / units, plain.mean, atol=1e-12)
 
 
 @settings(max_examples=20)
