@@ -26,7 +26,7 @@ from sciml.estimators import FitConvergenceWarning, cv_splits
 from sciml.exceptions import InvalidInputError
 from sciml.iterate import caller_level
 from sciml.linalg.arrays import enter
-from sciml.linalg.spd import from_tangent, pairwise_distances, spd_mean, tangent_coordinates
+from sciml.linalg.spd import as_spd, from_tangent, pairwise_distances, spd_mean, tangent_coordinates
 from sciml.linalg.spd.metrics import MEANS, METRICS, canonical_metric
 from sciml.stats.spd.recentring import domain_labels, whiten
 from sciml.stats.spd.temperature import distance_probabilities, fit_temperature
@@ -50,12 +50,13 @@ class _Matrices:
 
     def _matrices(self, X, *, reset=False):
         (tensor,), _ = enter(X, names=("X",))
-        X = tensor.detach().cpu().numpy()
+        X = tensor.detach().cpu()
         if X.ndim != 3 or X.shape[1] != X.shape[2] or not len(X):
             raise InvalidInputError(
-                f"X must be matrices of shape (trials, n, n); got shape {X.shape}. Put a descriptor such as Covariance "
+                f"X must be matrices of shape (trials, n, n); got shape {tuple(X.shape)}. Put a descriptor such as Covariance "
                 "before this step."
             )
+        X = as_spd("X", X).numpy()
         X = X.astype(np.complex128 if np.iscomplexobj(X) else np.float64, copy=False)
         if reset:
             self.n_features_in_ = X.shape[1]

@@ -26,6 +26,7 @@ from sciml.linalg.spd.geodesics import bures_map as bures_map
 from sciml.linalg.spd.geodesics import spd_geodesic as spd_geodesic
 from sciml.linalg.spd.karcher import affine_invariant_mean as affine_invariant_mean
 from sciml.linalg.spd.mean_result import MeanResult as MeanResult
+from sciml.linalg.spd.medians import spd_median as spd_median
 from sciml.linalg.spd.metrics import METRICS as METRICS
 from sciml.linalg.spd.metrics import canonical_metric as canonical_metric
 from sciml.linalg.spd.multipliers import lyapunov as lyapunov

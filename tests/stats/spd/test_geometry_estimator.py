@@ -356,3 +356,23 @@ def test_a_mean_that_did_not_converge_is_told(monkeypatch, rng):
 def test_bad_matrices_are_named(X, text):
     with pytest.raises(InvalidInputError, match=text):
         SPDMean("wasserstein").fit(X)
+
+
+@pytest.mark.parametrize("Estimator", ESTIMATORS)
+def test_what_is_not_symmetric_is_refused_after_fit_as_well(Estimator, rng):
+    X, y = matrices(rng)
+    fitted = Estimator().fit(X, y)
+    bad = X.copy()
+    bad[3, 0, 1] += 0.1
+    method = "predict" if hasattr(Estimator, "predict") else "transform"
+    with pytest.raises(InvalidInputError, match="X must be .*number 3|X .*3"):
+        getattr(fitted, method)(bad)
+
+
+def test_tensors_and_lists_are_taken(rng):
+    import torch
+
+    X, y = matrices(rng, 10)
+    mdm = MDM().fit(torch.from_numpy(X).float(), list(y))
+    assert mdm.covmeans_.dtype == np.float64
+    assert_array_equal(mdm.predict(X.tolist()), mdm.predict(torch.from_numpy(X)))
