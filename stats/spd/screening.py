@@ -8,6 +8,8 @@ grown greedily, one view at a time and with repetition, as long as the log-loss 
 Notation  V folds; k classes; P (N, k) out-of-fold log-probabilities of a view; w weights of the mixture, of sum one.
 Cost      for each view the features of all trials, and V + 1 paths of logistic regressions; views whose reference moves
           with the fold pay their features V times.
+          Matrices so large or many that this takes more than some seconds get one reference of all training trials
+          for all folds: no label is in it.
 Pitfalls  the same trials choose and judge. The score that is reported comes from choices (penalty, mixture,
           calibration) made anew without each fold, so that it is free of that choice.
 References  R. Caruana, A. Niculescu-Mizil, G. Crew, A. Ksikes, Ensemble selection from libraries of models, ICML 2004.
@@ -27,6 +29,7 @@ from sciml.stats.spd.logistic import PENALTIES, log_softmax, logistic_path, prin
 __all__ = ["Candidate", "log_loss", "mixture_weights", "mix", "screen_steps", "second_round"]
 
 _PERFECT = 2e-3  # a log-loss below which no penalty is worth a search
+_FOLD_FLOPS = 5e8  # beyond it the folds share the reference of all training trials, which knows no labels
 _PATIENCE = 2  # penalties in a row that may be worse before the path is left
 _PICKS = 12  # views in a mixture, counted with repetition
 _LEAST_GAIN = 1e-3  # relative fall of the log-loss that a further view must bring
@@ -315,7 +318,7 @@ def logistic_paths(view, blocks, codes, folds):
     paths : ndarray, shape (n_penalties, N, k)
     """
     Y, pairs = np.eye(codes.max() + 1)[codes], _pairs(folds)
-    if view.exact_in_folds:
+    if view.exact_in_folds or len(pairs) * blocks.size * float(blocks.shape[-1]) > _FOLD_FLOPS:
         Z, _ = principal_axes(view.features(blocks, view.fit(blocks)))
         weights = np.stack([folds[repeat] != fold for repeat, fold in pairs]).astype(float)
         return _path(Z, Y, weights, codes, folds, pairs)

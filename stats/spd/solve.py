@@ -45,7 +45,7 @@ DESCRIPTORS = {
 }
 _CLASSIFIERS = {"tangent": TangentView, "mdm": NearestMean, "knn": NearestNeighbours}
 _BASES = (0, 1, 3, 6, 10)
-_LAGGED = ((0, 3, 1), (0, 2, 4), (1, 3, 1), (3, 3, 1), (0, 3, 10), (1, 3, 10))  # polynomials, order, lag
+_LAGGED = ((0, 3, 1), (0, 2, 4), (1, 3, 1), (3, 3, 1), (0, 3, 10), (1, 3, 10), (1, 8, 2))  # polynomials, order, lag
 _TRENDS = (1, 2, 3, 6, 10, 15)
 _FINALISTS = 4
 _FLOPS = 4e9  # N d^3 of the largest descriptor that is tried unasked
@@ -337,10 +337,10 @@ def _channel_scale(trials):
         total = total + (D**2).sum((0, 2)) * top * top
         count += x.shape[0] * x.shape[2]
     scale = np.sqrt(total / count)
-    level = np.sqrt(sum((x.mean(2) ** 2).sum() for _, x in trials.groups) / (len(trials) * trials.n_channels))
-    largest = max(scale.max(), 1e-12 * level)
-    # A channel that never moves has no unit of its own.
-    return np.where(scale > 1e-10 * largest, scale, largest if largest > 0 else 1.0)
+    level = np.sqrt(sum((x.mean(2) ** 2).sum(0) for _, x in trials.groups) / len(trials))
+    # A channel that never moves within a trial is measured by its level; one that is always zero has no unit.
+    scale = np.where(scale > 1e-12 * level, scale, level)
+    return np.where(scale > 0, scale, 1.0)
 
 
 def _views(trials, descriptor, metric, classifier, theta):
