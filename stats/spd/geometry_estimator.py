@@ -53,8 +53,8 @@ class _Matrices:
         X = tensor.detach().cpu()
         if X.ndim != 3 or X.shape[1] != X.shape[2] or not len(X):
             raise InvalidInputError(
-                f"X must be matrices of shape (trials, n, n); got shape {tuple(X.shape)}. Put a descriptor such as Covariance "
-                "before this step."
+                f"X must be matrices of shape (trials, n, n); got shape {tuple(X.shape)}. Put a descriptor "
+                "such as Covariance before this step."
             )
         X = as_spd("X", X).numpy()
         X = X.astype(np.complex128 if np.iscomplexobj(X) else np.float64, copy=False)

@@ -150,7 +150,7 @@ def bures_log(P, Q):
     (P, Q), leave, eps = enter_pair(P, Q, names=("P", "Q"))
     L_P, L_Q = factor(P.detach(), "P", eps)[0], factor(Q.detach(), "Q", eps)[0]
     R = close_residual(P.detach(), Q.detach(), L_P, procrustes(L_P, L_Q)[0])
-    value = -2 * symmetrise(R @ L_P.mH)
+    value = 2 * symmetrise(-R @ L_P.mH)
 
     def expression():
         return 2 * symmetrise(transport_map(P, Q, eps) @ P) - 2 * P
