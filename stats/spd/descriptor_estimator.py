@@ -30,8 +30,10 @@ __all__ = [
     "TimeBasisCovariance",
 ]
 
+_EQUAL_BANDS = tuple((i / 16, (i + 1) / 16) for i in range(8))  # all frequencies below the half, in equal bands
 
-class _DescriptorTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+
+class _DescriptorTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """What all share; a subclass says by `_descriptor` what it does."""
 
     def fit(self, X, y=None):
@@ -479,7 +481,7 @@ class FilterBankCovariance(_DescriptorTransformer):
 
     def __init__(
         self,
-        bands=tuple((i / 16, (i + 1) / 16) for i in range(8)),
+        bands=_EQUAL_BANDS,
         fs=1.0,
         *,
         layout="block",

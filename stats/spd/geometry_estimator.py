@@ -549,7 +549,7 @@ class SPDKNN(_Matrices, ClassifierMixin, BaseEstimator):
         return self._votes(X)[0]
 
 
-class SPDRecenter(_Matrices, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+class SPDRecenter(_Matrices, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Whiten every domain (person, session, device) by its own mean, without labels.
 
     Parameters

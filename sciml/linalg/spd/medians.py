@@ -10,8 +10,8 @@ Cost      a mean and N distances a step; 20 to 60 steps.
 Pitfalls  at one of the matrices its weight would be infinite: distances are kept above 1e-12 of their mean there, which
           changes the answer by less. Where the median is one of the matrices convergence is slow.
 References  P. Fletcher, S. Venkatasubramanian, S. Joshi, The geometric median on Riemannian manifolds with application
-            to robust atlas estimation, 2009. E. Weiszfeld, Sur le point pour lequel la somme des distances de n points
-            donnes est minimum, 1937.
+            to robust atlas estimation, 2009. E. Weiszfeld, On the point for which the sum of the distances to n given
+            points is minimum, Tohoku Mathematical Journal 43, 1937 (in French).
 """
 
 from __future__ import annotations

@@ -369,7 +369,7 @@ X0, Y0 = powers(n_per_class=5)
         ({"domains": np.zeros(3)}, "domains must have one name"),
         ({"time_budget": -1}, "time_budget"),
         ({"random_state": -1}, "random_state"),
-        ({"kind": "serie"}, "kind"),
+        ({"kind": "trial"}, "kind"),
     ],
 )
 def test_bad_input_is_named(change, text):
