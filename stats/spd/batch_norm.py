@@ -1,4 +1,4 @@
-r"""Batch normalisation of SPD matrices in five geometries: centre at the mean, scale to unit dispersion, add a bias.
+r"""Batch normalisation of SPD matrices in five geometries: centre at the mean, divide by the dispersion, add a bias.
 
 In the canonical Bures-Wasserstein form the metric parameter is the running barycentre itself, M = C C':
 
@@ -11,7 +11,7 @@ spectrum: it cannot fold, at any scale of the data. The other geometries are in
 :mod:`sciml.stats.spd.normalising_geometries`.
 
 Notation  X (b, ch, n, n); C lower triangular; v^2, c, s a number for each channel; B the learned bias; g(u) = u for
-          u >= 0.01, continued to stay positive and increasing.
+          u >= 0.1, continued to stay positive and increasing.
 Cost      one eigendecomposition a matrix and pass (log-Euclidean two, one if the logarithm is asked for; generalised
           three; log-Cholesky none; a power theta adds two), no eigendecomposition backward.
 Pitfalls  a first pass in training mode, or reset_running_stats, must come before eval. In training a batch of a single
@@ -22,6 +22,7 @@ References Z. Wang et al., Learning to normalize on the SPD manifold under Bures
           normalization for SPD neural networks, NeurIPS 2019, arXiv 1909.02414.
 """
 
+import math
 import warnings
 from typing import Any
 
@@ -94,8 +95,9 @@ class SPDBatchNorm(torch.nn.Module):
         Power to which matrices are raised before, and whose inverse after; 1 by default. It compresses spectra in the
         Bures-Wasserstein geometries.
     affine : bool or "scale"
-        Learn a bias (an SPD matrix) and a scale s; True by default. "scale" learns s alone: a linear layer that follows
-        the logarithm makes up for the bias.
+        Learn a bias (an SPD matrix), which starts at the identity, and a scale s, which starts at the root of n, since
+        the variance sums over n eigenvalues; True by default. "scale" learns s alone: a linear layer that follows the
+        logarithm makes up for the bias. False keeps both at their start.
     dispersion : {"scalar", "none"}
         Divide by the root mean squared distance to the mean (the default), or only centre.
     center : {"running", "batch", "momentum"}
@@ -191,7 +193,9 @@ class SPDBatchNorm(torch.nn.Module):
         biased = check_option("affine", str(affine), ("True", "False", "scale")) == "True"
         self.register_parameter("bias", torch.nn.Parameter(torch.zeros(ch, n, n, **options)) if biased else None)
         scaled = bool(affine) and self.dispersion == "scalar"
-        self.register_parameter("log_scale", torch.nn.Parameter(torch.zeros(ch, **options)) if scaled else None)
+        # v^2 sums over n eigenvalues: from sqrt(n) each of them starts with unit dispersion.
+        scale = torch.full((ch,), 0.5 * math.log(n), **options)
+        self.register_parameter("log_scale", torch.nn.Parameter(scale) if scaled else None)
         if self.geometry.needs_metric:
             self.register_buffer("metric_start", torch.eye(n, **options).repeat(ch, 1, 1))
             self.register_buffer("metric_ready", torch.zeros((), dtype=torch.bool, device=device))
@@ -278,7 +282,7 @@ class SPDBatchNorm(torch.nn.Module):
         c = torch.ones_like(variance)
         if self.dispersion == "scalar":
             c = (variance + self.eps).rsqrt()
-            c = c if self.log_scale is None else c * self.log_scale.exp()
+            c = c * (self.n**0.5 if self.log_scale is None else self.log_scale.exp())
         c = _pick(c, inverse).unsqueeze(-1)
         self._last = None if centred.eig is None else (centred.eig[0], c.detach())
         return centred, c, shape

@@ -22,7 +22,7 @@ from sciml.linalg.spd.quotients import divided_difference
 
 __all__ = ["DELTA", "rescale", "scatter"]
 
-DELTA = 1e-2
+DELTA = 0.1
 
 
 def _under(u):

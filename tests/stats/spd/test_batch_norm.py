@@ -108,6 +108,8 @@ def test_monotone_in_each_spectrum(metric, scale):
 def test_the_batch_is_centred_and_has_unit_dispersion(metric, rng):
     X = batch(rng, b=40)
     norm = SPDBatchNorm(3, metric=metric, eps=1e-12).reset_running_stats(X, iters=100).eval()
+    assert norm.log_scale.exp().item() == pytest.approx(3**0.5)
+    torch.nn.init.zeros_(norm.log_scale)
     Y = norm(X)
     again = SPDBatchNorm(3, metric=metric).reset_running_stats(Y.detach(), iters=100)
     # The maps of logeuclid, logchol and airm keep means; those of the Bures-Wasserstein pair nearly do.
@@ -344,6 +346,14 @@ def test_centring_only(rng):
     want = torch.linalg.solve(C, torch.linalg.solve(C, X).mT)
     assert list(norm.parameters()) == []
     assert_allclose(norm.eval()(X).numpy(), want.numpy(), atol=1e-12)
+
+
+def test_without_parameters_the_scale_stays_at_its_start(rng):
+    X = batch(rng)
+    for affine in (True, False, "scale"):
+        first = SPDBatchNorm(3, metric="bw", affine=affine)
+        assert_allclose(first(X).detach().numpy(), SPDBatchNorm(3, metric="bw")(X).detach().numpy(), rtol=0, atol=1e-13)
+        assert len(list(first.parameters())) == {True: 2, False: 0, "scale": 1}[affine]
 
 
 def test_diagnostics_count_what_is_bent():
