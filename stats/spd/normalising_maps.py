@@ -1,11 +1,11 @@
 r"""The two spectral maps of the batch norms, with exact derivatives: a scaled root that never folds, and a power.
 
 .. math:: h(x) = g(1 + c(\sqrt x - 1))^2, \qquad g(u) = \begin{cases} u & u \ge \delta \\
-          \delta / (1 + \log(2 - u/\delta)) & u < \delta \end{cases}
+          \delta^2 / (2\delta - u) & u < \delta \end{cases}
 
 The Bures-Wasserstein exponential map at the identity, :math:`(I + V/2)^2`, is one-to-one only where I + V/2 is
 positive; g continues it with one continuous derivative to all arguments, positive and strictly increasing, so that a
-sample far below the mean is compressed, slowly, and neither folded nor flattened.
+sample far below the mean is compressed, and neither folded nor flattened.
 
 Notation  A (..., n, n) whitened matrices; s, U their eigenvalues and eigenvectors; c (..., 1) scale, dimensionless.
 Cost      no eigendecomposition here; four products backward.
@@ -25,37 +25,25 @@ __all__ = ["DELTA", "rescale", "scatter"]
 DELTA = 0.1
 
 
-def _under(u):
-    """Return 2 - u/delta below delta, 1 above it; its logarithm is what bends."""
-    return 2 - u.clamp(max=DELTA) / DELTA
-
-
-def _bends(u):
-    return bool((u < DELTA).any())
-
-
 def _bend(u):
-    """Return g(u)."""
-    return torch.where(u >= DELTA, u, DELTA / (1 + _under(u).log())) if _bends(u) else u
+    """Return g(u); the very same tensor where nothing bends."""
+    if not bool((u < DELTA).any()):
+        return u
+    return torch.where(u >= DELTA, u, DELTA**2 / (2 * DELTA - u.clamp(max=DELTA)))
 
 
 def _bend_slope(u):
-    w = _under(u)
-    return torch.where(u >= DELTA, 1.0, 1 / (w * (1 + w.log()).square()))
+    return (DELTA / (2 * DELTA - u.clamp(max=DELTA))).square()
 
 
-def _bend_quotient(a, b):
-    """Return g[a, b] as a ratio of sums of positive terms."""
-    hi, lo = torch.maximum(a, b), torch.minimum(a, b)
-    w_hi, w_lo = _under(hi), _under(lo)
-    gap = w_lo - w_hi  # of the parts below delta, over delta
-    # log(w_lo / w_hi) / (w_lo - w_hi), exact where the pair is equal or nearly so
-    t = gap / w_hi
-    ratio = torch.where(gap == 0, 1.0, torch.log1p(t) / torch.where(gap == 0, 1.0, t)) / w_hi
-    below = ratio / ((1 + w_hi.log()) * (1 + w_lo.log()))
-    mixed = (hi > DELTA) & (lo < DELTA)
-    across = ((hi - DELTA) + (DELTA - lo) * below) / torch.where(mixed, hi - lo, 1.0)
-    return torch.where(mixed, across, torch.where(lo >= DELTA, 1.0, below))
+def _bend_quotient(u):
+    """Return g[u_i, u_j] = w + (1 - w) D without cancellation, w that of the parts below delta, D of those above."""
+    below = DELTA / (2 * DELTA - u.clamp(max=DELTA))
+    w = below.unsqueeze(-1) * below.unsqueeze(-2)  # g is a Moebius map there
+    gap = u.unsqueeze(-1) - u.unsqueeze(-2)
+    above = u.clamp(min=DELTA)
+    D = (above.unsqueeze(-1) - above.unsqueeze(-2)) / torch.where(gap == 0, 1.0, gap)
+    return w + (1 - w) * D
 
 
 def _root(s):
@@ -77,7 +65,7 @@ def _root_quotient(s, c):
     sums = (r.unsqueeze(-1) + r.unsqueeze(-2)).clamp(min=torch.finfo(s.dtype).eps ** 0.5)
     g = _bend(u)
     F = (g.unsqueeze(-1) + g.unsqueeze(-2)) * c.unsqueeze(-1) / sums
-    return F if g is u else F * _bend_quotient(u.unsqueeze(-1), u.unsqueeze(-2))
+    return F if g is u else F * _bend_quotient(u)
 
 
 def _power_values(s, c):
@@ -101,7 +89,7 @@ def _square_values(s, c):
 def _square_quotient(s, c):
     g = _bend(s)
     F = g.unsqueeze(-1) + g.unsqueeze(-2)
-    return F if g is s else F * _bend_quotient(s.unsqueeze(-1), s.unsqueeze(-2))
+    return F if g is s else F * _bend_quotient(s)
 
 
 _VALUES = {"root": _root_values, "power": _power_values, "square": _square_values}
