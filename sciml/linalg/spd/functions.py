@@ -31,7 +31,7 @@ class _NoSecondDerivative(torch.autograd.Function):
     """The identity, whose derivative is an error that names the function."""
 
     @staticmethod
-    def forward(ctx, grad, A, kind):
+    def forward(ctx, grad, kind, *inputs):
         ctx.kind = kind
         return grad.clone()
 
@@ -73,7 +73,8 @@ class _Spectral(torch.autograd.Function):
                 clipped = torch.where(s <= parameter, inner.diagonal(dim1=-2, dim2=-1).real, 0.0)
                 grad_floor = clipped.sum_to_size(parameter.shape)
         if torch.is_grad_enabled():
-            grad_A = _NoSecondDerivative.apply(grad_A, grad, kind)
+            # By way of A as well: the incoming gradient may be a constant, which has no history.
+            grad_A = _NoSecondDerivative.apply(grad_A, kind, A, grad)
         return grad_A, None, grad_floor, None, None
 
 

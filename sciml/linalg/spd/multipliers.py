@@ -16,11 +16,11 @@ References R. Bhatia, Matrix Analysis, Springer 1997, chapters V and VII; R. Bha
 """
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from sciml.exceptions import InvalidInputError
 from sciml.linalg.arrays import enter
 from sciml.linalg.spd.checks import as_spd, check_eigenvalues, eigh_symmetric, symmetrise
+from sciml.linalg.spd.second_derivative import refuse_second_derivative
 from sciml.validation import check_option
 
 __all__ = [
@@ -89,22 +89,23 @@ def _adjoint_in_g(kind, g, D, W):
 class _Multiplier(torch.autograd.Function):
     @staticmethod
     def forward(ctx, G, V, kind, g, U):
-        ctx.save_for_backward(g, U, V)
+        ctx.save_for_backward(g, U, V, G)
         ctx.kind, ctx.shape = kind, G.shape
         return symmetrise(U @ (_phi(kind, g) * (U.mH @ V @ U)) @ U.mH)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        g, U, V = ctx.saved_tensors
-        D = U.mH @ symmetrise(grad) @ U
+        g, U, V, G = ctx.saved_tensors
         grad_G = grad_V = None
-        if ctx.needs_input_grad[1]:
-            grad_V = symmetrise(U @ (_phi(ctx.kind, g) * D) @ U.mH).sum_to_size(V.shape)
-        if ctx.needs_input_grad[0]:
-            inner = _adjoint_in_g(ctx.kind, g, D, (U.mH @ V @ U).conj().expand(D.shape))
-            grad_G = symmetrise(U @ inner @ U.mH).sum_to_size(ctx.shape)
-        return grad_G, grad_V, None, None, None
+        with torch.no_grad():
+            D = U.mH @ symmetrise(grad) @ U
+            if ctx.needs_input_grad[1]:
+                grad_V = symmetrise(U @ (_phi(ctx.kind, g) * D) @ U.mH).sum_to_size(V.shape)
+            if ctx.needs_input_grad[0]:
+                inner = _adjoint_in_g(ctx.kind, g, D, (U.mH @ V @ U).conj().expand(D.shape))
+                grad_G = symmetrise(U @ inner @ U.mH).sum_to_size(ctx.shape)
+        grads = [refuse_second_derivative("the multiplier", part, G, V, grad) for part in (grad_G, grad_V)]
+        return *grads, None, None, None
 
 
 def multiply_in_basis(G, V, kind, g=None, U=None):
