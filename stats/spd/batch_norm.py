@@ -580,6 +580,8 @@ class SPDBatchNorm(torch.nn.Module):
             raise InvalidInputError(
                 f"X must be of shape {rule} with b >= 1; got {tuple(X.shape)}. Check n and channels."
             )
+        if X.is_complex():
+            raise InvalidInputError(f"X must be real; got {X.dtype}. Pass the real matrices [[Re, -Im], [Im, Re]].")
         if not bool(torch.isfinite(X.detach().sum())):  # one pass; which matrix it is is looked for only then
             finite = torch.isfinite(X.detach()).flatten(1).all(-1)
             if bool(finite.all()):

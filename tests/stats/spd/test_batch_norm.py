@@ -348,6 +348,15 @@ def test_centring_only(rng):
     assert_allclose(norm.eval()(X).numpy(), want.numpy(), atol=1e-12)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_single_precision(metric, rng):
+    X = batch(rng)
+    short, long = SPDBatchNorm(3, metric=metric, dtype=torch.float32), SPDBatchNorm(3, metric=metric)
+    out = short(X.float())
+    assert out.dtype == torch.float32
+    assert_allclose(out.detach().numpy(), long(X).detach().numpy(), rtol=0, atol=1e-3)  # condition 100 of eps 1e-7
+
+
 def test_without_parameters_the_scale_stays_at_its_start(rng):
     X = batch(rng)
     for affine in (True, False, "scale"):
@@ -392,6 +401,8 @@ def test_bad_batches_are_named(rng):
         norm(X[:, :2, :2])
     with pytest.raises(InvalidInputError, match="matrix 4 is not"):
         norm(torch.where(torch.arange(12)[:, None, None] == 4, torch.nan, X))
+    with pytest.raises(InvalidInputError, match="X must be real; got torch.complex128"):
+        norm(X.to(torch.complex128))
     with pytest.raises(InvalidInputError, match="domain must be None without n_domains; got 1"):
         norm(X, 1)
     with pytest.raises(InvalidInputError, match="the layer has none"):
