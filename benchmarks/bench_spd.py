@@ -10,6 +10,7 @@ seeds, worst). The residual of a Bures-Wasserstein mean M = C C' is that of C = 
 L_i' C, that of an affine-invariant mean the norm of the mean logarithm over its spread; both are computed here, anew.
 """
 
+import time
 import warnings
 
 import numpy as np
@@ -166,7 +167,7 @@ def _compared(case, methods, judge=None, bar=None):
     calls = {m: (lambda f=f, a=a: f(*a)) for m, (f, a) in methods.items() if f is not None}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # peers warn of their own iterations; the error tells as much
-        taken = interleaved(calls, SETTINGS["repeats"])
+        taken = interleaved(calls, SETTINGS["repeats"], clock=time.process_time)
         answers = {m: call() for m, call in calls.items()}
     for method, call in taken.items():
         times = taken["sciml"]["seconds"] / call["seconds"]
