@@ -5,8 +5,8 @@ interleaved calls; their `figure` is the ratio to three batched eigendecompositi
 gradients, that of a whole training step the ratio to a step without a normalisation. A layer's derivatives are checked
 by finite differences at G = M = I and at repeated and nearly repeated eigenvalues; `figure` is 1 where they agree. The
 watch: windows of 400 samples of six channels, order 3, lag 10 and mean (19 x 19, shrinkage 1e-2), one subject of {1, 3,
-6, 8, 10} left out in turn; BiMap 19 to 12, normalisation, logarithm, linear layer; 20 epochs of Adam at 5e-3, batches of
-50; `figure` is the mean accuracy on those five and over three starts; the last epoch is what counts, nothing is chosen.
+6, 8, 10} left out in turn; BiMap 19 to 12, normalisation, logarithm, linear layer; 20 epochs of Adam at 5e-3, batches
+of 50; `figure` is the mean accuracy on those five and over three starts; the last epoch counts, nothing is chosen.
 `bar` is what is to be reached.
 """
 
