@@ -30,7 +30,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):
     cv : int
         Folds by which the penalty is chosen; 5 by default.
     random_state : None, int or numpy.random.Generator
-        Shuffles trials into folds; 0 by default.
+        Decides between groups of equal size where they are put into folds; 0 by default.
 
     Attributes
     ----------

@@ -1,7 +1,8 @@
 r"""Screening: try many views by cross-validation, keep what predicts best, and mix the best few.
 
 A view is judged by the log-loss of its out-of-fold probabilities; its penalty is chosen by the same. The mixture is
-grown greedily, one view at a time and with repetition, as long as the log-loss of the mean probability falls:
+grown greedily, one view at a time and with repetition, from the few that differ from the best by less than a standard
+error, as long as the log-loss of the mean probability falls:
 
 .. math:: \bar p = \frac{1}{m} \sum_{j=1}^{m} p_{v_j}
 
@@ -32,6 +33,7 @@ _PERFECT = 2e-3  # a log-loss below which no penalty is worth a search
 _FOLD_FLOPS = 5e8  # beyond it the folds share the reference of all training trials, which knows no labels
 _PATIENCE = 2  # penalties in a row that may be worse before the path is left
 _PICKS = 12  # views in a mixture, counted with repetition
+_EQUALS = 4  # views at most that start a mixture
 _LEAST_GAIN = 1e-3  # relative fall of the log-loss that a further view must bring
 
 
@@ -101,8 +103,12 @@ def log_loss(P, codes):
     >>> round(log_loss(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1])), 4)
     0.4904
     """
+    return float(_losses(P, codes).mean())
+
+
+def _losses(P, codes):
     # A probability that rounds to zero costs as much as one in a hundred thousand: one trial decides nothing alone.
-    return float(-np.log(np.maximum(P[np.arange(len(codes)), codes], 1e-5)).mean())
+    return -np.log(np.maximum(P[np.arange(len(codes)), codes], 1e-5))
 
 
 def screen_steps(
@@ -132,7 +138,7 @@ def screen_steps(
     more : callable or None
         ``more(candidates)`` returns further views once the list is done; None, the default: none.
     skipped : list or None
-        Where given, a view whose geometry cannot have these matrices is noted there, (label, reason), and the next is
+        Where given, a view whose geometry cannot have these matrices is noted there, (view, reason), and the next is
         tried; None, the default: the error is raised.
 
     Yields
@@ -156,9 +162,9 @@ def screen_steps(
             candidate.choice = candidate.chosen(codes)
             found.append(candidate)
         except NotPositiveDefiniteError as error:
-            if skipped is None or not (queue or found):
+            if skipped is None or not (queue or found or more is not None):
                 raise
-            skipped.append((view.label, str(error).partition(";")[0]))
+            skipped.append((view, str(error).partition(";")[0]))
         if found and min(log_loss(c.paths[c.choice], codes) for c in found) < _PERFECT:
             # Nothing that follows could predict better.
             yield Step(tuple(found), 0.0)
@@ -223,8 +229,17 @@ def mixture_weights(P, codes):
     >>> mixture_weights(np.stack([bad, good]), np.array([0, 1])).tolist()
     [0.0, 1.0]
     """
-    counts, total, best = np.zeros(len(P), dtype=int), np.zeros(P.shape[1:]), np.inf
-    for picks in range(1, _PICKS + 1):
+    losses = np.stack([_losses(view, codes) for view in P])  # (V, N)
+    alone = losses.mean(1).round(9)
+    # Views that are as good as the best but for chance start together: which of them wins is chance, too.
+    first = np.argsort(alone, kind="stable")[:_EQUALS]
+    behind = losses[first] - losses[first[0]]
+    first = first[behind.mean(1) <= behind.std(1) / np.sqrt(len(codes))]
+    counts = np.zeros(len(P), dtype=int)
+    counts[first] = 1
+    total = P[first].sum(0)
+    best = log_loss(total / len(first), codes)
+    for picks in range(len(first) + 1, _PICKS + 1):
         losses = np.array([round(log_loss((total + view) / picks, codes), 9) for view in P])
         pick = int(losses.argmin())
         if not losses[pick] < best * (1 - _LEAST_GAIN):

@@ -17,6 +17,8 @@ References  A. Barachant et al., Multiclass brain-computer interface classificat
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from sciml._config import resolve
@@ -29,7 +31,7 @@ from sciml.stats.spd.descriptor import Descriptor
 from sciml.stats.spd.distance_views import NearestMean, NearestNeighbours, distance_paths
 from sciml.stats.spd.folds import grouped_folds, stratified_folds
 from sciml.stats.spd.logistic import logistic_path, principal_axes
-from sciml.stats.spd.result import FittedView, SPDResult, scaled
+from sciml.stats.spd.result import FittedView, SPDResult, names_of, scaled
 from sciml.stats.spd.screening import log_loss, mix, mixture_weights, recentre, screen_steps, second_round
 from sciml.stats.spd.trials import as_trials
 from sciml.stats.spd.views import TangentView, TrendView
@@ -100,13 +102,15 @@ def classify_spd(
         What is learned from out-of-fold probabilities: temperature and a shift for each class, the default; the
         temperature; or nothing.
     cv : int
-        Folds; 5 by default. Fewer where classes or groups are too few.
+        Folds; 5 by default. Fewer where classes or groups are too few. Each is a stretch of the trials of every class,
+        in the order given: recordings drift, and neighbours would tell of each other.
     theta : float
-        Power by which the geometry is deformed; 1 by default.
+        Power by which the geometry is deformed, from -10 to 10 but not 0; 1 by default.
     kind : {"auto", "series", "matrices"}
         What X holds; "auto", the default, takes symmetric square slices for matrices.
     random_state : None, int or numpy.random.Generator
-        Shuffles trials into folds; 0 by default, so that two calls agree.
+        Decides between groups of equal size where they are put into folds; 0 by default, so that two calls agree.
+        Without groups nothing is drawn: folds are stretches of neighbouring trials.
     time_budget : float or None
         Seconds after which no further view is begun; the rest is named in the report. None, the default: no limit,
         which alone makes the answer independent of the machine.
@@ -161,7 +165,7 @@ def classify_spd(
     >>> clf.predict(X[:2]).tolist(), clf.cv_accuracy
     (['rest', 'rest'], 1.0)
     """
-    options = _check_options(classifier, calibrate, cv, theta, time_budget)
+    options = _check_options(classifier, calibrate, cv, theta, time_budget, callback)
     on_failure = resolve("on_failure", on_failure)
     trials = as_trials(X, kind=kind)
     named = hasattr(X, "dims") or hasattr(X, "channels")
@@ -169,11 +173,12 @@ def classify_spd(
     groups = _names("groups", groups, len(trials))
     domains = _names("domains", domains, len(trials))
     rng = generator(random_state)
-    folds = stratified_folds(codes, options["cv"], rng) if groups is None else grouped_folds(codes, groups, cv, rng)
+    folds = stratified_folds(codes, options["cv"]) if groups is None else grouped_folds(codes, groups, cv, rng)
 
     scale = _channel_scale(trials)
     trials = scaled(trials, scale)
     first, metrics_after, notes = _views(trials, descriptor, metric, classifier, theta)
+    automatic = [isinstance(given, str) and given == "auto" for given in (descriptor, metric)]
     skipped = []
     steps = screen_steps(
         first,
@@ -183,8 +188,8 @@ def classify_spd(
         domains=domains,
         time_budget=time_budget,
         chooser=None if classifier == "tangent" else distance_paths,
-        more=None if not metrics_after else lambda found: second_round(found, codes, metrics_after, _FINALISTS),
-        skipped=skipped if metric == "auto" else None,
+        more=(lambda found: _more(found, skipped, codes, metrics_after)) if metrics_after else None,
+        skipped=skipped if any(automatic) else None,
     )
     with np.errstate(all="ignore"):
         searched = run(
@@ -203,7 +208,7 @@ def classify_spd(
         _tell(searched.reason, on_failure)
     if searched.status is Status.STOPPED:
         notes.append(f"the search ended early: {searched.reason}")
-    notes += [f"{label} was left out: {reason}" for label, reason in skipped]
+    notes += [f"{view.label} was left out: {reason}" for view, reason in skipped]
 
     candidates.sort(key=lambda c: (round(log_loss(c.paths[c.choice], codes), 9), c.view.label))
     cv_log_proba = _honest(candidates, codes, folds, calibrate)
@@ -263,15 +268,28 @@ def classify_spd(
     )
 
 
-def _check_options(classifier, calibrate, cv, theta, time_budget):
+def _check_options(classifier, calibrate, cv, theta, time_budget, callback):
     check_option("classifier", classifier, tuple(_CLASSIFIERS))
     check_option("calibrate", calibrate, CALIBRATIONS)
     cv = check_number("cv", cv, low=2, integer=True)
-    if check_number("theta", theta) == 0:
+    if check_number("theta", theta, low=-10, high=10) == 0:
         raise InvalidInputError('theta must not be 0; got 0. The limit is metric="logeuclid".')
     if time_budget is not None:
         check_number("time_budget", time_budget, low=0)
+    if callback is not None and not callable(callback):
+        raise InvalidTypeError(f"callback must be a function of (n_iter, step); got {callback!r}. Leave it out.")
     return {"cv": cv}
+
+
+def _listed(name, given, single):
+    """Return one or several settings as a list."""
+    if isinstance(given, single):
+        return [given]
+    if not isinstance(given, (list, tuple, np.ndarray)):
+        raise InvalidTypeError(f"{name} must be one of its names or a list of these; got {given!r}.")
+    if not len(given):
+        raise InvalidInputError(f"{name} must name at least one; got an empty sequence.")
+    return list(given)
 
 
 def _labels(y, n):
@@ -281,7 +299,8 @@ def _labels(y, n):
         y = y.detach().cpu().numpy()
     y = np.asarray(y)
     if y.ndim != 1 or len(y) != n:
-        raise InvalidInputError(f"y must have one label for each of {n} trials; got shape {y.shape}.")
+        remedy = " Pass y.ravel()." if y.size == n else ""
+        raise InvalidInputError(f"y must have one label for each of {n} trials; got shape {y.shape}.{remedy}")
     if y.dtype.kind == "O":
         kinds = {type(label) for label in y.tolist()}
         if len(kinds) > 1:
@@ -315,32 +334,30 @@ def _labels(y, n):
 def _names(name, values, n):
     if values is None:
         return None
-    values = np.asarray(values.values if hasattr(values, "dims") else values)
-    if values.shape != (n,):
-        raise InvalidInputError(f"{name} must have one name for each of {n} trials; got shape {values.shape}.")
-    if values.dtype.kind == "O":
-        values = np.array([str(value) for value in values])
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InvalidInputError(f"{name} must be finite; got {values[~np.isfinite(values)][0]}. Name every trial's.")
-    return values
+    names = names_of(name, values, n)
+    if len({isinstance(value, str) for value in names}) > 1:
+        raise InvalidTypeError(f"{name} must be all texts or all numbers; got {names[:3]}... Use str(...) on each.")
+    return np.array(names)
 
 
 def _channel_scale(trials):
     """Return the root mean square of each channel about its trial means, over all trials; ones for matrices."""
     if trials.kind == "matrices":
         return np.ones(trials.n_channels)
-    total, count = 0.0, 0
+    # The largest value of each channel is taken out first, so that no square overflows or vanishes.
+    top = np.max([np.abs(x).max((0, 2)) for _, x in trials.groups], axis=0)
+    top = np.where(top > 0, top, 1.0)
+    moves, levels, count = 0.0, 0.0, 0
     for _, x in trials.groups:
-        # The largest value is taken out first, so that nothing overflows or vanishes.
-        top = np.abs(x).max() or 1.0
-        D = (x - x.mean(2, keepdims=True)) / top
-        total = total + (D**2).sum((0, 2)) * top * top
+        x = x / top[:, None]
+        mean = x.mean(2, keepdims=True)
+        moves = moves + ((x - mean) ** 2).sum((0, 2))
+        levels = levels + (mean**2).sum((0, 2))
         count += x.shape[0] * x.shape[2]
-    scale = np.sqrt(total / count)
-    level = np.sqrt(sum((x.mean(2) ** 2).sum(0) for _, x in trials.groups) / len(trials))
+    scale, level = np.sqrt(moves / count), np.sqrt(levels / len(trials))
     # A channel that never moves within a trial is measured by its level; one that is always zero has no unit.
     scale = np.where(scale > 1e-12 * level, scale, level)
-    return np.where(scale > 0, scale, 1.0)
+    return np.where(scale > 0, scale * top, 1.0)
 
 
 def _views(trials, descriptor, metric, classifier, theta):
@@ -353,9 +370,8 @@ def _views(trials, descriptor, metric, classifier, theta):
         # Log-Euclidean features need no new reference in each fold, so that many descriptors are compared by them.
         metrics = ["logeuclid"] if searching else ["logeuclid", "airm", "bw"]
     else:
-        metrics = [canonical_metric(m, names) for m in ([metric] if isinstance(metric, str) else list(metric))]
-    if not metrics:
-        raise InvalidInputError("metric must name at least one geometry; got an empty sequence.")
+        # Aliases of one geometry are tried once.
+        metrics = list(dict.fromkeys(canonical_metric(m, names) for m in _listed("metric", metric, str)))
     notes: list[str] = []
     if trials.kind == "matrices":
         if not (isinstance(descriptor, str) and descriptor in ("auto", "covariance")):
@@ -372,18 +388,23 @@ def _views(trials, descriptor, metric, classifier, theta):
         chosen, trends = _auto_descriptors(trials, notes)
         trends = trends if classifier == "tangent" else []
     else:
-        listed = [descriptor] if isinstance(descriptor, (str, Descriptor)) else list(descriptor)
-        if not listed:
-            raise InvalidInputError("descriptor must name at least one; got an empty sequence.")
+        listed = _listed("descriptor", descriptor, (str, Descriptor))
         trends = [TrendView(3)] if "trend" in listed else []
         if trends and classifier != "tangent":
             raise InvalidInputError(f'descriptor "trend" goes with classifier="tangent" only; got {classifier!r}.')
-        chosen = [_descriptor(d) for d in listed if not (isinstance(d, str) and d == "trend")]
+        chosen = list(dict.fromkeys(_descriptor(d) for d in listed if not (isinstance(d, str) and d == "trend")))
     if classifier != "tangent" and any(d.prototypes for d in chosen):
         raise InvalidInputError('a descriptor with prototypes goes with classifier="tangent" only.')
     first = trends + [kind(d, m, theta) for d in chosen for m in metrics]
     after = ["airm", "bw"] if auto_metric and searching else []
     return first, after, notes
+
+
+def _more(found, skipped, codes, metrics):
+    """Return the best descriptors in further geometries, and those left out as singular in one that has them."""
+    views = second_round(found, codes, metrics, _FINALISTS)
+    singular = [dataclasses.replace(view, metric="bw") for view, _ in skipped[:_FINALISTS]]
+    return views + [view for view in singular if view not in views]
 
 
 def _descriptor(given):

@@ -9,7 +9,7 @@ from sciml.stats.spd.folds import grouped_folds, stratified_folds
 
 def test_every_fold_has_the_proportions_of_the_classes():
     codes = np.repeat([0, 1, 2], [50, 30, 20])
-    folds = stratified_folds(codes, 5, np.random.default_rng(0), n_repeats=2)
+    folds = stratified_folds(codes, 5, n_repeats=2)
     assert folds.shape == (2, 100)
     for fold in folds:
         for v in range(5):
@@ -17,26 +17,37 @@ def test_every_fold_has_the_proportions_of_the_classes():
     assert (folds[0] != folds[1]).any()
 
 
+def test_folds_are_stretches_of_neighbours_and_repeats_move_their_borders():
+    codes = np.array([0, 1] * 15)
+    first, second = stratified_folds(codes, 3, n_repeats=2)
+    assert first[codes == 0].tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert first[codes == 1].tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    turned = second[codes == 0]
+    assert np.bincount(turned).tolist() == [5, 5, 5]
+    # On a circle of trials every fold of a repeat is one stretch, too.
+    assert (turned != np.roll(turned, 1)).sum() == 3
+
+
 def test_folds_of_odd_counts_differ_by_one_trial_at_most():
-    folds = stratified_folds(np.repeat([0, 1, 2], [7, 8, 9]), 5, np.random.default_rng(1), n_repeats=1)[0]
+    folds = stratified_folds(np.repeat([0, 1, 2], [7, 8, 9]), 5, n_repeats=1)[0]
     sizes = np.bincount(folds)
     assert sizes.max() - sizes.min() <= 1
 
 
 def test_a_rare_class_asks_for_fewer_folds():
-    folds = stratified_folds(np.array([0] * 20 + [1, 1]), 5, np.random.default_rng(0), n_repeats=1)[0]
+    folds = stratified_folds(np.array([0] * 20 + [1, 1]), 5, n_repeats=1)[0]
     assert set(folds[-2:]) == {0, 1}
     assert folds.max() == 1
 
 
 def test_few_trials_are_split_several_times():
-    assert len(stratified_folds(np.repeat([0, 1], 20), 5, np.random.default_rng(0))) == 3
-    assert len(stratified_folds(np.repeat([0, 1], 100), 5, np.random.default_rng(0))) == 1
+    assert len(stratified_folds(np.repeat([0, 1], 20), 5)) == 3
+    assert len(stratified_folds(np.repeat([0, 1], 100), 5)) == 1
 
 
 def test_a_class_of_one_trial_is_refused():
     with pytest.raises(InvalidInputError, match="class number 1 has 1"):
-        stratified_folds(np.array([0, 0, 1]), 2, np.random.default_rng(0))
+        stratified_folds(np.array([0, 0, 1]), 2)
 
 
 def test_groups_stay_whole_and_every_fold_has_some():

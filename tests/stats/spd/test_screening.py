@@ -31,7 +31,12 @@ def test_two_independent_views_are_mixed_and_noise_is_left_out():
 
 def test_a_view_that_adds_nothing_gets_nothing():
     P, codes = opinions()
-    assert mixture_weights(P[[0, 0]], codes).tolist() == [1.0, 0.0]
+    assert mixture_weights(P[[2, 0]], codes).tolist() == [0.0, 1.0]
+
+
+def test_views_that_are_equal_but_for_chance_share():
+    P, codes = opinions()
+    assert mixture_weights(P[[0, 0, 2]], codes).tolist() == [0.5, 0.5, 0.0]
 
 
 def test_one_sure_mistake_does_not_decide():
@@ -47,7 +52,7 @@ def test_folds_are_judged_by_problems_solved_without_them():
     codes = rng.permutation(np.repeat([0, 1], 20))
     L = rng.normal(size=(40, 6, 30))
     blocks = (L @ L.transpose(0, 2, 1) / 30)[:, None]
-    folds = stratified_folds(codes, 5, rng, n_repeats=1)
+    folds = stratified_folds(codes, 5, n_repeats=1)
     for metric in ("logeuclid", "airm"):
         penalties, paths = logistic_paths(TangentView(Descriptor(), metric), blocks, codes, folds)
         assert len(paths) == len(penalties)

@@ -124,12 +124,12 @@ def test_prototypes_see_no_label_of_the_fold_they_are_judged_on():
 def test_groups_tell_of_new_people():
     # Each person has a signature; labels follow persons, so that nothing is learned for a new one.
     rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(16), 8)
+    groups = np.tile(np.arange(16), 8)  # persons take turns, so that every stretch knows them all
     y = groups % 2
     gain = np.exp(rng.normal(size=(16, 12)))
     X = gain[groups][:, :, None] * rng.normal(size=(128, 12, 100))
     same, new = classify_spd(X, y, **QUICK), classify_spd(X, y, **QUICK, groups=groups)
-    assert same.cv_accuracy > 0.95
+    assert same.cv_accuracy > 0.8
     # Sixteen persons are sixteen coins; three standard errors.
     assert new.cv_accuracy < 0.5 + 3 * np.sqrt(0.25 / 16)
     assert "new groups" in new.report()
@@ -286,7 +286,21 @@ def test_the_same_seed_gives_the_same_answer_and_touches_no_global_state():
     one, two = classify_spd(X, y, **QUICK, random_state=3), classify_spd(X, y, **QUICK, random_state=3)
     assert_array_equal(one.cv_proba, two.cv_proba)
     assert_array_equal(torch.get_rng_state(), state)
-    assert (classify_spd(X, y, **QUICK, random_state=4).cv_proba != one.cv_proba).any()
+    groups = np.arange(40) % 20
+    three, four = (classify_spd(X, y, **QUICK, groups=groups, random_state=seed) for seed in (3, 4))
+    assert (three.cv_proba != four.cv_proba).any()
+
+
+def test_a_drift_is_not_taken_for_a_class():
+    # Power drifts along the session; a class is a weak slope. Shuffled folds would reward who learns the time.
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 40)
+    drift = np.exp(np.tile(np.cumsum(rng.normal(size=40)), 2) * 0.3 + np.repeat([0.0, 0.6], 40))
+    X, _ = slopes(n_per_class=40)
+    X = X * drift[:, None, None]
+    clf = classify_spd(X, y, descriptor=["covariance", "trend"], metric="logeuclid")
+    table = dict(zip(clf.cv_results["view"], clf.cv_results["weight"], strict=True))
+    assert table["trend 3 | linear"] > 0.5
 
 
 def test_order_of_channels_does_not_matter(fitted):
