@@ -23,65 +23,24 @@ References Z. Wang et al., Learning to normalize on the SPD manifold under Bures
 """
 
 import math
-import warnings
 from typing import Any
 
 import torch
 
-from sciml.exceptions import ConditioningWarning, InvalidInputError
+from sciml.exceptions import InvalidInputError
 from sciml.linalg.spd.functions import spectral
-from sciml.stats.spd.normalising_geometries import make_geometry, positive_lower
+from sciml.stats.spd.normalising_geometries import make_geometry
 from sciml.stats.spd.normalising_maps import DELTA
+from sciml.stats.spd.running_statistics import RunningStatistics, group_mean, keep_single, pick, sizes_of
 from sciml.validation import check_number, check_option
 
-__all__ = ["SPDBatchNorm", "momentum_schedule"]
+__all__ = ["SPDBatchNorm"]
 
 METRICS = ("logeuclid", "bw", "gbw", "airm", "logchol")
 _ALIASES = {"le": "logeuclid", "log-euclidean": "logeuclid", "wasserstein": "bw", "riemann": "airm", "ai": "airm"}
 
 
-def momentum_schedule(epoch, n_epochs, fraction):
-    r"""Return the training and evaluation momentum of domain-specific momentum batch norm.
-
-    .. math:: \eta = 1 - \rho^{K w} + \rho^K, \quad 1 - \tau = 1 - 0.85^{f (1 - w) + w}, \quad
-              w = \frac{\max(K - k, 0)}{K - 1}, \quad \rho = f^{1/K}
-
-    Parameters
-    ----------
-    epoch : int
-        k, from 1.
-    n_epochs : int
-        K, at least 2: epochs in which the momentum moves, commonly ten fewer than there are in all.
-    fraction : float
-        f, the share of a batch that belongs to one domain, in (0, 1].
-
-    Returns
-    -------
-    train, test : float
-        Weights of the new batch in the statistics of training (from 1 down to f) and of evaluation (from 0.15 down).
-
-    Raises
-    ------
-    InvalidInputError
-        If an argument is out of range.
-
-    References
-    ----------
-    R. Kobler et al., SPD domain-specific batch normalization, NeurIPS 2022, arXiv 2206.01323, algorithm 1.
-
-    Examples
-    --------
-    >>> momentum_schedule(1, 40, 0.2)[0], round(momentum_schedule(40, 40, 0.2)[0], 3)
-    (1.0, 0.2)
-    """
-    k = check_number("epoch", epoch, low=1, integer=True)
-    K = check_number("n_epochs", n_epochs, low=2, integer=True)
-    f = check_number("fraction", fraction, low=0, high=1, inclusive="high")
-    w = max(K - k, 0) / (K - 1)
-    return 1 - f**w + f, 1 - 0.85 ** (f * (1 - w) + w)
-
-
-class SPDBatchNorm(torch.nn.Module):
+class SPDBatchNorm(RunningStatistics):
     r"""Normalise batches of SPD matrices; statistics, bias and scale are in the state_dict.
 
     Parameters
@@ -181,25 +140,14 @@ class SPDBatchNorm(torch.nn.Module):
         self.channels = check_number("channels", channels, low=1, integer=True)
         self.geometry = make_geometry(self.metric)
         options: dict[str, Any] = {"dtype": dtype or torch.float64, "device": device}
-        k, ch, n = self.n_domains or 1, self.channels, self.n
-        names = ("", "test_") if self.center == "momentum" else ("",)
-        for name in names:
-            self.register_buffer(f"{name}mean", torch.eye(n, **options).repeat(k, ch, 1, 1))
-            self.register_buffer(f"{name}variance", torch.ones(k, ch, **options))
-        self.register_buffer("ready", torch.zeros(k, dtype=torch.bool, device=device))
-        self.register_buffer("count", torch.zeros(k, dtype=torch.int64, device=device))
-        self.register_buffer("failures", torch.zeros(k, dtype=torch.int64, device=device))
-        self.register_buffer("momenta", torch.tensor([self.momentum, self.momentum], dtype=torch.float64))
+        ch = self.channels
+        self._register(options)
         biased = check_option("affine", str(affine), ("True", "False", "scale")) == "True"
         self.register_parameter("bias", torch.nn.Parameter(torch.zeros(ch, n, n, **options)) if biased else None)
         scaled = bool(affine) and self.dispersion == "scalar"
         # v^2 sums over n eigenvalues: from sqrt(n) each of them starts with unit dispersion.
         scale = torch.full((ch,), 0.5 * math.log(n), **options)
         self.register_parameter("log_scale", torch.nn.Parameter(scale) if scaled else None)
-        if self.geometry.needs_metric:
-            self.register_buffer("metric_start", torch.eye(n, **options).repeat(ch, 1, 1))
-            self.register_buffer("metric_ready", torch.zeros((), dtype=torch.bool, device=device))
-            self.metric_parameter = torch.nn.Parameter(torch.zeros(ch, n, n, **options))
         self._last = None
 
     # ------------------------------------------------------------ the map
@@ -283,34 +231,34 @@ class SPDBatchNorm(torch.nn.Module):
         if self.dispersion == "scalar":
             c = (variance + self.eps).rsqrt()
             c = c * (self.n**0.5 if self.log_scale is None else self.log_scale.exp())
-        c = _pick(c, inverse).unsqueeze(-1)
+        c = pick(c, inverse).unsqueeze(-1)
         self._last = None if centred.eig is None else (centred.eig[0], c.detach())
         return centred, c, shape
 
     def _eval(self, X, domains, inverse):
         name = "test_" if self.center == "momentum" else ""
         mean, variance = getattr(self, f"{name}mean")[domains], getattr(self, f"{name}variance")[domains]
-        return self.geometry.centre(X, _pick(mean, inverse), self._metric()), variance
+        return self.geometry.centre(X, pick(mean, inverse), self._metric()), variance
 
     def _train(self, X, domains, inverse):
-        sizes = _sizes(X, inverse, len(domains))
+        sizes = sizes_of(X, inverse, len(domains))
         many = sizes > 1  # a single matrix has no dispersion: it uses the running statistics and leaves them
         if not bool(many.any()):
-            centred = self.geometry.centre(X, _pick(self.mean[domains], inverse), self._metric())
+            centred = self.geometry.centre(X, pick(self.mean[domains], inverse), self._metric())
             return centred, self.variance[domains]
         metric, mean, variance = self._metric(), self.mean[domains], self.variance[domains]
         train_momentum = float(self.momenta[0]) if self.center == "momentum" else self.momentum
-        centred = self.geometry.centre(X, _pick(mean, inverse), metric)
+        centred = self.geometry.centre(X, pick(mean, inverse), metric)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.center != "running"):
-            step = _group_mean(self.geometry.step(centred), inverse, sizes)
+            step = group_mean(self.geometry.step(centred), inverse, sizes)
             if self.center != "running":
                 moved, _ = self.geometry.move(mean, step, 1.0 if self.center == "batch" else train_momentum)
-                used = _where(many, moved, mean)
+                used = keep_single(many, moved, mean)
         with torch.no_grad():
             kept, good = self.geometry.move(mean, step, train_momentum)
         if self.center != "running":
-            centred = self.geometry.centre(X, _pick(used, inverse), metric)
-        batch = _group_mean(self.geometry.scatter(centred), inverse, sizes)
+            centred = self.geometry.centre(X, pick(used, inverse), metric)
+        batch = group_mean(self.geometry.scatter(centred), inverse, sizes)
         mixed = torch.lerp(variance, batch, train_momentum)
         with torch.no_grad():
             self._store("", domains, many, kept, mixed)
@@ -318,68 +266,9 @@ class SPDBatchNorm(torch.nn.Module):
                 self._move_test(X, domains, inverse, sizes, metric)
             self.count[domains] += torch.where(many, sizes, 0)
             self._count_failures(domains, many & ~good.all(-1))
-        return centred, _where(many, mixed if self.center == "momentum" else batch, variance)
-
-    def _move_test(self, X, domains, inverse, sizes, metric):
-        """Move the statistics that evaluation uses by their own momentum."""
-        momentum = float(self.momenta[1])
-        mean, variance = self.test_mean[domains], self.test_variance[domains]
-        inner = self.geometry.centre(X, _pick(mean, inverse), metric)
-        kept, _ = self.geometry.move(mean, _group_mean(self.geometry.step(inner), inverse, sizes), momentum)
-        batch = _group_mean(self.geometry.scatter(inner), inverse, sizes)
-        self._store("test_", domains, sizes > 1, kept, torch.lerp(variance, batch, momentum))
+        return centred, keep_single(many, mixed if self.center == "momentum" else batch, variance)
 
     # ------------------------------------------------------------ statistics
-
-    def _store(self, name, domains, many, mean, variance):
-        for kind, new in (("mean", mean), ("variance", variance)):
-            stored = getattr(self, f"{name}{kind}")
-            stored[domains] = _where(many, new.detach(), stored[domains])
-
-    def _count_failures(self, domains, failed):
-        if not bool(failed.any()):
-            return
-        if not bool(self.failures.any()):
-            warnings.warn(
-                "SPDBatchNorm kept its running mean: the moved one is singular to working precision. Estimate the "
-                "covariances with shrinkage, or use larger batches; diagnostics() counts such batches.",
-                ConditioningWarning,
-                stacklevel=6,
-            )
-        self.failures[domains] += failed.to(torch.int64)
-
-    @torch.no_grad()
-    def _start(self, X, domains, inverse):
-        """Start statistics, and a learned metric, at the data of domains that have none."""
-        if bool(self.ready[domains].all()):
-            return
-        self._start_metric(X)
-        for place, domain in enumerate(domains.tolist()):
-            if not self.ready[domain]:
-                mine = X if inverse is None else X[inverse == place]
-                self._restart(mine, domain, iters=3)
-                # One matrix gives a mean but no dispersion: the next batch starts anew.
-                self.ready[domain] = len(mine) > 1
-
-    def _start_metric(self, X):
-        if not self.geometry.needs_metric or self.metric_ready:
-            return
-        plain = make_geometry("bw")
-        mean = plain.start(X, None)[None]
-        for _ in range(3):
-            mean, _ = plain.move(mean, plain.step(plain.centre(X, mean, None)).mean(0, keepdim=True), 1.0)
-        self.metric_start.copy_(mean[0])
-        self.metric_ready.fill_(True)
-
-    def _restart(self, X, domain, iters):
-        geometry, metric = self.geometry, self._metric()
-        mean = geometry.start(X, metric)[None]
-        for _ in range(iters):
-            mean, _ = geometry.move(mean, geometry.step(geometry.centre(X, mean, metric)).mean(0, keepdim=True), 1.0)
-        variance = geometry.scatter(geometry.centre(X, mean, metric)).mean(0)
-        for name in ("", "test_") if self.center == "momentum" else ("",):
-            getattr(self, f"{name}mean")[domain] = mean[0]
-            getattr(self, f"{name}variance")[domain] = variance if len(X) > 1 else torch.ones_like(variance)
 
     @torch.no_grad()
     def reset_running_stats(self, X, domain=None, iters=20):
@@ -425,99 +314,6 @@ class SPDBatchNorm(torch.nn.Module):
             self._restart(mine, number, iters)
             self.ready[number], self.count[number] = True, len(mine)
         return self
-
-    def add_domains(self, number=1):
-        """Make room for the statistics of further domains, to be filled by :meth:`reset_running_stats`.
-
-        Parameters
-        ----------
-        number : int
-            How many; 1 by default.
-
-        Returns
-        -------
-        SPDBatchNorm
-            The layer itself.
-
-        Raises
-        ------
-        InvalidInputError
-            If the layer has no domains.
-
-        Examples
-        --------
-        >>> SPDBatchNorm(2, n_domains=1).add_domains().ready.tolist()
-        [False, False]
-        """
-        number = check_number("number", number, low=1, integer=True)
-        if self.n_domains is None:
-            raise InvalidInputError("n_domains must be set to add domains; got None. Build the layer with n_domains=1.")
-        fresh = SPDBatchNorm(
-            self.n,
-            metric=self.metric,
-            center=self.center,
-            n_domains=number,
-            channels=self.channels,
-            dtype=self.mean.dtype,
-            device=self.mean.device,
-        )
-        names = ["mean", "variance", "ready", "count", "failures"]
-        names += ["test_mean", "test_variance"] if self.center == "momentum" else []
-        for name in names:
-            setattr(self, name, torch.cat([getattr(self, name), getattr(fresh, name)]))
-        self.n_domains += number
-        return self
-
-    def running_mean(self, domain=0):
-        """Return the running mean as an SPD matrix, in the units of the data to the power theta.
-
-        Parameters
-        ----------
-        domain : int
-            Which domain; 0 by default.
-
-        Returns
-        -------
-        torch.Tensor, shape (n, n), or (channels, n, n) with several channels
-            The mean that evaluation centres at.
-
-        Examples
-        --------
-        >>> SPDBatchNorm(2, metric="bw").running_mean().tolist()
-        [[1.0, 0.0], [0.0, 1.0]]
-        """
-        state = (self.test_mean if self.center == "momentum" else self.mean)[domain]
-        if not bool(self.ready[domain]) and self.metric in ("logeuclid", "logchol"):
-            state = torch.zeros_like(state)
-        if self.metric == "logeuclid":
-            mean = spectral(state, "exp")
-        elif self.metric == "gbw":
-            C = self._metric().detach()
-            mean = C @ state @ C.mT
-        else:
-            L = positive_lower(state) if self.metric == "logchol" else state
-            mean = L @ L.mT
-        return mean[0] if self.channels == 1 else mean
-
-    def set_epoch(self, epoch, n_epochs, fraction=1.0):
-        """Set the momenta of ``center="momentum"`` for an epoch, see :func:`momentum_schedule`.
-
-        Parameters
-        ----------
-        epoch, n_epochs : int
-            Which epoch, from 1, and how many the momentum moves in.
-        fraction : float
-            Share of a batch that belongs to one domain; 1 by default.
-
-        Examples
-        --------
-        >>> norm = SPDBatchNorm(2, center="momentum", n_domains=5)
-        >>> norm.set_epoch(1, 40, 0.2)
-        >>> norm.momenta.tolist()
-        [1.0, 0.15000000000000002]
-        """
-        if self.center == "momentum":
-            self.momenta.copy_(torch.tensor(momentum_schedule(epoch, n_epochs, fraction), dtype=torch.float64))
 
     def diagnostics(self):
         """Return what went on in the layer, as plain numbers.
@@ -565,12 +361,6 @@ class SPDBatchNorm(torch.nn.Module):
 
     # ------------------------------------------------------------ the door
 
-    def _metric(self):
-        if not self.geometry.needs_metric:
-            return None
-        # Relative to the start: the free numbers are dimensionless, so one learning rate serves every unit.
-        return self.metric_start @ positive_lower(self.metric_parameter)
-
     def _enter(self, X, domain):
         """Return (b, ch, n, n), the domains present, and the place of each matrix's domain among them."""
         n, ch = self.n, self.channels
@@ -609,30 +399,3 @@ class SPDBatchNorm(torch.nn.Module):
             )
         domains, inverse = torch.unique(domain.to(torch.int64).reshape(-1), return_inverse=True)
         return X, domains, None if len(domains) == 1 else inverse
-
-
-def _pick(values, inverse):
-    """Return each matrix's own of the domains' values; one domain broadcasts."""
-    return values if inverse is None else values[inverse]
-
-
-def _sizes(X, inverse, k):
-    """Return how many matrices each domain has, (k,)."""
-    if inverse is None:
-        return torch.tensor([len(X)], device=X.device)
-    return torch.bincount(inverse, minlength=k)
-
-
-def _where(many, new, old):
-    """Return the new values of domains with more than one matrix; in the common case without a copy."""
-    if len(many) == 1:  # one domain alone gets here with several matrices only
-        return new
-    return torch.where(many.reshape(-1, *([1] * (new.ndim - 1))), new, old)
-
-
-def _group_mean(values, inverse, sizes):
-    """Return means over the matrices of each domain, (k, ...)."""
-    if inverse is None:
-        return values.mean(0, keepdim=True)
-    sums = torch.zeros(len(sizes), *values.shape[1:], dtype=values.dtype, device=values.device)
-    return sums.index_add(0, inverse, values) / sizes.reshape(-1, *([1] * (values.ndim - 1)))

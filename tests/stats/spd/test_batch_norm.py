@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 
 from sciml.exceptions import ConditioningWarning, InvalidInputError, NotPositiveDefiniteError
 from sciml.linalg.spd.checks import symmetrise
-from sciml.stats.spd.batch_norm import METRICS, SPDBatchNorm, momentum_schedule
+from sciml.stats.spd.batch_norm import METRICS, SPDBatchNorm
 
 CENTERS = ("running", "batch", "momentum")
 
@@ -250,18 +250,6 @@ def test_adaptation_brings_a_new_domain_to_the_others(rng):
     # The affine-invariant geometry does not see the mixing of the channels: equal up to a rotation.
     spectra = [torch.linalg.eigvalsh(norm(Z, domain)) for Z, domain in ((X, 0), (Y, 1))]
     assert_allclose(spectra[1].detach().numpy(), spectra[0].detach().numpy(), rtol=1e-9)
-
-
-def test_the_momentum_schedule():
-    train, test = zip(*[momentum_schedule(k, 40, 0.2) for k in range(1, 51)], strict=True)
-    assert train[0] == 1
-    assert train[39] == pytest.approx(0.2)
-    assert train[49] == pytest.approx(0.2)
-    assert (np.diff(train) <= 0).all()
-    assert test[0] == pytest.approx(0.15)
-    assert test[49] == pytest.approx(1 - 0.85**0.2)
-    with pytest.raises(InvalidInputError, match="fraction must be a number above 0"):
-        momentum_schedule(1, 40, 0.0)
 
 
 def test_momentum_keeps_two_means(rng):
