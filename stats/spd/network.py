@@ -113,10 +113,7 @@ class SPDNet(torch.nn.Module):
         if batchnorm == "literal":
             norms = [GBWBatchNorm(b, theta=theta) for _, b in pairs]
         elif batchnorm == "spd":
-            norms = [SPDBatchNorm(b, **options) for _, b in pairs[:-1]]
-            # Before the logarithm and a linear layer a bias by congruence costs a decomposition and adds little.
-            plain = metric in ("bw", "wasserstein", "airm", "riemann", "ai") and classifier == "linear" and theta == 1
-            norms.append(SPDBatchNorm(dims[-1], affine="scale" if plain else True, **options))
+            norms = [SPDBatchNorm(b, **options) for _, b in pairs]
         self.norms = torch.nn.ModuleList(norms)
         self.rectify, self.logarithm, self.flatten = ReEig(), LogEig(), SPDVech()
         n = dims[-1]
