@@ -430,8 +430,9 @@ class MDM(_Matrices, ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
         ndarray, shape (N,)
             Labels.
         """
-        D = self.transform(X)
-        return self.classes_[D.argmin(1)]
+        check_is_fitted(self)
+        # Not by `transform`, which set_output may turn into a table.
+        return self.classes_[self._squared(self._matrices(X), self.covmeans_).argmin(1)]
 
     def predict_proba(self, X):
         """Return probabilities, the softmax of -d^2 / (2 tau).

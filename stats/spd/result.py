@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sciml.exceptions import InvalidInputError
+from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.results import Result, array, internal
 from sciml.stats.spd.calibration import calibrated
 from sciml.stats.spd.conformal import LabelSets, conformal_threshold
@@ -61,9 +61,10 @@ class FittedView:
 
     def _recentred(self, blocks, domains):
         out = np.empty_like(blocks)
-        for name in np.unique(domains):
-            rows = domains == name
-            out[rows] = self.view.recentred(blocks[rows], self.domains[name.item()])
+        for number, state in enumerate(self.domains.values()):
+            rows = domains == number
+            if rows.any():
+                out[rows] = self.view.recentred(blocks[rows], state)
         return out
 
 
@@ -244,13 +245,15 @@ class SPDResult(Result):
         ------
         InvalidInputError
             If the classifier was fitted without domains.
+        InvalidTypeError
+            If `domain` is neither text nor number.
         """
         if not self.domains:
             raise InvalidInputError(
                 f"domain {domain!r} cannot be added: the classifier was fitted without domains. "
                 "Pass domains= to classify_spd."
             )
-        trials, views = self._trials(X), []
+        (domain,), trials, views = names_of("domain", [domain], 1), self._trials(X), []
         for fitted, blocks in zip(self._model["views"], self._blocks(trials), strict=True):
             known = {**fitted.domains, domain: fitted.view.domain_state(blocks)}
             views.append(dataclasses.replace(fitted, domains=known))
@@ -324,6 +327,7 @@ class SPDResult(Result):
         return calibrated(np.log(np.maximum(P, np.finfo(float).tiny)), self._model["calibration"])
 
     def _domains(self, domains, n):
+        """Return the number of each trial's domain among those known, or None."""
         known = self.domains
         if not known:
             if domains is not None:
@@ -334,16 +338,15 @@ class SPDResult(Result):
                 f"domains must name the domain of each trial, since the classifier was fitted with {known[:5]}. "
                 'For a new one: clf = clf.adapt(X, "new"), then clf.predict(X, domains="new").'
             )
-        domains = np.broadcast_to(np.asarray(domains), (n,)) if np.ndim(domains) == 0 else np.asarray(domains)
-        if domains.shape != (n,):
-            raise InvalidInputError(f"domains must have one name for each of {n} trials; got shape {domains.shape}.")
-        for name in np.unique(domains):
-            if name.item() not in known:
+        names = names_of("domains", [domains] * n if np.ndim(domains) == 0 else domains, n)
+        numbers = {name: number for number, name in enumerate(known)}
+        for name in names:
+            if name not in numbers:
                 raise InvalidInputError(
-                    f"domain {name.item()!r} has no statistics; known are {known[:5]}. "
-                    f"Take some of its trials without labels: clf = clf.adapt(X, {name.item()!r})."
+                    f"domain {name!r} has no statistics; known are {known[:5]}. "
+                    f"Take some of its trials without labels: clf = clf.adapt(X, {name!r})."
                 )
-        return domains
+        return np.array([numbers[name] for name in names])
 
     def _state(self):
         model, out, views = self._model, {}, []
@@ -401,6 +404,25 @@ def _view(settings):
     base = view_from_settings({**settings, "view": "tangent"})
     assert isinstance(base, TangentView)
     return kinds[settings["view"]](base.descriptor, base.metric, base.theta)
+
+
+def names_of(name, values, n):
+    """Return the names of groups or domains of n trials as a list of str, int, float or bool."""
+    values = values.values if hasattr(values, "dims") else values
+    values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
+    # By way of objects, since an array of texts and numbers would make texts of all of them.
+    values = np.asarray(values, dtype=object)
+    if values.shape != (n,):
+        raise InvalidInputError(f"{name} must have one name for each of {n} trials; got shape {values.shape}.")
+    names = [value.item() if isinstance(value, np.generic) else value for value in values.tolist()]
+    for i, value in enumerate(names):
+        if not isinstance(value, (str, int, float)):
+            raise InvalidTypeError(
+                f"{name} must be texts or numbers; that of trial {i} is {value!r}. Name every trial's, with str(...)."
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidInputError(f"{name} must be finite; that of trial {i} is {value}. Name every trial's.")
+    return names
 
 
 def scaled(trials, scale):

@@ -50,7 +50,7 @@ _BASES = (0, 1, 3, 6, 10)
 _LAGGED = ((0, 3, 1), (0, 2, 4), (1, 3, 1), (3, 3, 1), (0, 3, 10), (1, 3, 10), (1, 8, 2))  # polynomials, order, lag
 _TRENDS = (1, 2, 3, 6, 10, 15)
 _FINALISTS = 4
-_FLOPS = 4e9  # N d^3 of the largest descriptor that is tried unasked
+_FLOPS = 1e9  # N d^3 of the largest descriptor that is tried unasked
 
 
 def classify_spd(
@@ -433,11 +433,14 @@ def _auto_descriptors(trials, notes):
             notes.append(f"order {p}, lag {lag}, {K} polynomials: matrices of {d} rows were left out for their cost")
             continue
         chosen.append(Descriptor(n_basis=K, order=p, lag=lag))
-    constant = any((np.ptp(x, axis=2) == 0).all(1).any() for _, x in trials.groups)
-    if constant:
+    constant = np.concatenate([rows[(np.ptp(x, axis=2) == 0).all(1)] for rows, x in trials.groups])
+    if len(constant):
         # A trial that never moves has a mean, but no covariance.
         chosen = [d for d in chosen if d.n_basis]
-        notes.append("a trial is constant in time: covariances without its mean were left out")
+        notes.append(
+            f"trial {constant.min()}, one of {len(constant)}, is constant in time: covariances without the mean were "
+            "left out; remove such trials to have them"
+        )
     chosen.sort(key=lambda d: (d.lag, d.order))
     return chosen, [TrendView(K) for K in _TRENDS if T >= K]
 

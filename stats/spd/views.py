@@ -149,7 +149,8 @@ class TangentView:
             index, smallest = self._worst(blocks)
             raise NotPositiveDefiniteError(
                 f"metric {self.metric!r} needs regular matrices; number {index} has smallest eigenvalue {smallest:.1e} "
-                'of its largest. Pass metric="bw", or a descriptor with shrink= above 0.',
+                'of its largest. Pass metric="bw", or a descriptor with shrink= above 0'
+                + ("; or take large offsets out of the channels." if self.descriptor.n_basis else "."),
                 index=index,
                 smallest=smallest,
             )
