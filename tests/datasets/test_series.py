@@ -3,13 +3,14 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sciml.datasets import LabelledTrials, series_classification
-from sciml.datasets.series import data_folder
+from sciml.datasets.series import _SETS, data_folder
 from sciml.exceptions import InvalidInputError
 
 # Shapes as published: trials of the training and of the test part, channels, samples, classes.
@@ -105,3 +106,14 @@ def test_unknown_words_are_answered_by_the_nearest():
         series_classification("BasicMotion")
     with pytest.raises(InvalidInputError, match="split must be one of 'train', 'test'; got 'validation'"):
         series_classification("BasicMotions", "validation")
+
+
+def test_the_data_packages_are_those_that_are_read_and_are_pinned():
+    root = Path(__file__).resolve().parents[2]
+    names = [
+        line for line in (root / "tests" / "data-packages.txt").read_text().split("\n") if line[:1] not in ("#", "")
+    ]
+    assert {name.replace("-", "_") for name in names} == {*_SETS, "seglearn"}
+    pinned = (root / "constraints.txt").read_text()
+    assert all(f"\n{name}==" in pinned for name in names)
+    assert "-r tests/data-packages.txt" in (root / "Makefile").read_text()
