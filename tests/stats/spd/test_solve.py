@@ -413,3 +413,57 @@ def test_new_trials_are_checked_too(fitted):
         clf.score(X, y[:3])
     with pytest.raises(InvalidInputError, match="not given in training"):
         clf.predict(X, domains="x")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"metric": None}, "metric must be one of its names or a list of these; got None"),
+        ({"descriptor": 3}, "descriptor must be one of its names or a list of these; got 3"),
+        ({"callback": 3}, "callback must be a function"),
+        ({"descriptor": [3]}, "descriptor must be a name"),
+    ],
+)
+def test_arguments_of_other_types_are_named(change, text):
+    with pytest.raises(InvalidTypeError, match=text):
+        classify_spd(X0, Y0, **{**QUICK, **change})
+
+
+def test_a_column_of_labels_and_a_wild_power_get_a_remedy():
+    with pytest.raises(InvalidInputError, match=r"Pass y.ravel\(\)"):
+        classify_spd(X0, Y0[:, None], **QUICK)
+    with pytest.raises(InvalidInputError, match="theta must be a number at least -10 and at most 10; got 1000"):
+        classify_spd(X0, Y0, **QUICK, theta=1000)
+
+
+def test_arrays_of_names_work_and_what_is_said_twice_is_tried_once(fitted):
+    clf, X, y = fitted
+    twice = classify_spd(X, y, descriptor=["covariance", Descriptor()], metric=np.array(["logeuclid", "log-euclidean"]))
+    assert twice.cv_results["view"].tolist() == clf.cv_results["view"].tolist()
+    assert_array_equal(twice.cv_proba, clf.cv_proba)
+
+
+@pytest.mark.parametrize("factor", [2.0**-700, 2.0**600])
+def test_units_whose_squares_no_number_holds(fitted, factor):
+    clf, X, y = fitted
+    units = np.array([factor, 1.0, 1.0, 1.0])[:, None]
+    other = classify_spd(units * X, y, **QUICK)
+    assert_allclose(other.predict_proba(units * X), clf.predict_proba(X), atol=1e-6)
+
+
+def test_one_constant_trial_does_not_cost_the_rest():
+    X, y = powers(n=2, T=60)
+    X[4] = 3.0
+    clf = classify_spd(X, y)
+    assert clf.cv_accuracy > 0.85
+    assert any("trial 4, one of 1, is constant" in note for note in clf.report_data["notes"])
+    assert any(view.endswith("| bw") for view in clf.cv_results["view"])
+
+
+def test_offsets_that_drown_all_else_leave_covariances_in_every_geometry():
+    X, y = powers(n=2, T=60, ratio=1.5)
+    clf = classify_spd(X + 1e7, y, metric="airm")
+    assert clf.cv_accuracy > 0.75
+    assert any("mean | airm was left out" in note for note in clf.report_data["notes"])
+    with pytest.raises(NotPositiveDefiniteError, match="take large offsets out"):
+        classify_spd(X + 1e7, y, metric="airm", descriptor="mean")
