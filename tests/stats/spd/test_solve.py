@@ -461,9 +461,9 @@ def test_one_constant_trial_does_not_cost_the_rest():
 
 
 def test_offsets_that_drown_all_else_leave_covariances_in_every_geometry():
-    X, y = powers(n=2, T=60, ratio=1.5)
+    X, y = powers(n=2, T=60, ratio=1.2)
     clf = classify_spd(X + 1e7, y, metric="airm")
-    assert clf.cv_accuracy > 0.75
+    assert clf.cv_accuracy > 0.7
     assert any("mean | airm was left out" in note for note in clf.report_data["notes"])
     with pytest.raises(NotPositiveDefiniteError, match="take large offsets out"):
         classify_spd(X + 1e7, y, metric="airm", descriptor="mean")
