@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
 from sciml.stats.spd.solve import classify_spd
@@ -154,6 +155,27 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):
         """
         P = np.log(np.maximum(self.predict_proba(X, domains), np.finfo(float).tiny))
         return P[:, 1] - P[:, 0] if P.shape[1] == 2 else P
+
+    def score(self, X, y, sample_weight=None, domains=None):
+        """Return the share of labels that are right.
+
+        Parameters
+        ----------
+        X : array, shape (m, n_channels, n_times) or (m, d, d), or list
+            Trials or matrices as in fitting.
+        y : array, shape (m,)
+            True labels.
+        sample_weight : array, shape (m,), or None
+            Weights of the trials; None, the default: all the same.
+        domains : array, shape (m,), or None
+            Their domains, where those were given in fitting; in a cross-validation they arrive by
+            ``set_score_request(domains=True)`` and scikit-learn's ``params=``.
+
+        Returns
+        -------
+        float
+        """
+        return float(accuracy_score(y, self.predict(X, domains), sample_weight=sample_weight))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

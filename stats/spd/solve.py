@@ -320,7 +320,7 @@ def _labels(y, n):
             )
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise InvalidInputError(f"y must have at least 2 classes; got {classes.tolist()} only.")
+        raise InvalidInputError(f"y must have at least 2 classes; got one class only, {classes[0].item()!r}.")
     counts = np.bincount(codes)
     if counts.min() < 2:
         rare = classes[counts.argmin()]
