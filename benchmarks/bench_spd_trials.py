@@ -213,21 +213,25 @@ def screening(quick):
     train, test = (series_classification("SelfRegulationSCP1", part) for part in ("train", "test"))
     steps = tuple(range(1, 4 if quick else 11))
 
+    def fast(first):
+        return tangent(first, metric="logeuclid", C=1.0)
+
     def measured(method, model, bar, note=""):
         start = time.process_time()
         share = float(np.mean(model.fit(train.X, train.y).predict(test.X) == test.y))
         seconds = time.process_time() - start
         return seconds, row("SelfRegulationSCP1, orders and lags", method, seconds, share, bar, note)
 
-    plain, first = measured("plain fit", tangent(AugmentedCovariance(1, 1, n_basis=3)), None)
+    fast(AugmentedCovariance(1, 1, n_basis=3)).fit(train.X, train.y)  # what is imported or compiled once does not count
+    plain, first = measured("plain fit", fast(AugmentedCovariance(1, 1, n_basis=3)), None)
     yield first
     chosen = AugmentedCovariance(choose="screen", orders=steps, lags=steps, n_basis=3)
-    seconds, screened = measured("screen", tangent(chosen), None)
+    seconds, screened = measured("screen", fast(chosen), None)
     screened["note"] = f"{seconds / plain:.1f} plain fits, at most 20 wanted"
     yield screened
     grid = {"augmentedcovariance__order": steps[::3], "augmentedcovariance__lag": steps[::3]}
     search = GridSearchCV(
-        tangent(AugmentedCovariance(1, 1, n_basis=3)), grid, cv=StratifiedKFold(3, shuffle=True, random_state=0)
+        fast(AugmentedCovariance(1, 1, n_basis=3)), grid, cv=StratifiedKFold(3, shuffle=True, random_state=0)
     )
     seconds, exhaustive = measured("nested grid", search, None)
     exhaustive["note"] = f"{seconds / plain:.1f} plain fits for {len(steps[::3]) ** 2} of {len(steps) ** 2} pairs"
