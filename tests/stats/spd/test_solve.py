@@ -14,6 +14,8 @@ from sciml import classify_spd
 from sciml.exceptions import ConvergenceWarning, InvalidInputError, InvalidTypeError, NotPositiveDefiniteError
 from sciml.iterate import Status
 from sciml.stats.spd import Descriptor
+from sciml.stats.spd.screening import Candidate
+from sciml.stats.spd.solve import _honest
 
 QUICK = {"descriptor": "covariance", "metric": "logeuclid"}
 
@@ -467,3 +469,15 @@ def test_offsets_that_drown_all_else_leave_covariances_in_every_geometry():
     assert any("mean | airm was left out" in note for note in clf.report_data["notes"])
     with pytest.raises(NotPositiveDefiniteError, match="take large offsets out"):
         classify_spd(X + 1e7, y, metric="airm", descriptor="mean")
+
+
+def test_the_stated_accuracy_is_chosen_without_the_fold():
+    # One penalty shines on the first fold alone: it is the best of all trials, and not to be had where that fold is new.
+    codes, folds = np.zeros(9, dtype=int), np.arange(9)[None] // 3
+    shines = np.where(folds[0] == 0, 0.99, 0.5)
+    serves = np.where(folds[0] == 0, 0.3, 0.6)
+    paths = np.stack([np.stack([p, 1 - p], 1) for p in (shines, serves)])
+    candidate = Candidate(None, {}, (1.0, 10.0), paths, 0.0)
+    assert candidate.chosen(codes) == 0
+    stated = np.exp(_honest([candidate], codes, folds, "none"))
+    assert_allclose(stated[:3, 0], 0.3)
