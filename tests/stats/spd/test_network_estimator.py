@@ -96,6 +96,11 @@ def test_a_new_domain_is_adapted_to_without_labels(rng):
     clf.adapt(X[new], domain=4)
     assert clf.domains_.tolist() == [1, 2, 3, 4]
     assert clf.predict(X[new], domains=4).shape == (30,)
+    # The domain matters, and is looked up trial by trial.
+    own, other = (clf.predict_proba(X[new], domains=name) for name in (4, 1))
+    assert np.abs(own - other).max() > 1e-3
+    mixed = clf.predict_proba(X[new], domains=np.repeat([4, 1], 15))
+    assert_allclose(mixed, np.concatenate([own[:15], other[15:]]), rtol=0, atol=1e-12)
     # Known domains are as before.
     again = quick(n_epochs=25, metric="airm").fit(X[old], y[old], domains=domains[old])
     assert np.array_equal(clf.predict(X[old], domains[old]), again.predict(X[old], domains[old]))
