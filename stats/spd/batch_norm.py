@@ -13,7 +13,7 @@ spectrum: it cannot fold, at any scale of the data. The other geometries are in
 Notation  X (b, ch, n, n); C lower triangular; v^2, c, s a number for each channel; B the learned bias; g(u) = u for
           u >= 0.1, continued to stay positive and increasing.
 Cost      one eigendecomposition a matrix and pass (log-Euclidean two, one if the logarithm is asked for; generalised
-          three; log-Cholesky none; a power theta adds two), no eigendecomposition backward.
+          two; log-Cholesky none; a power theta adds two), no eigendecomposition backward.
 Pitfalls  a first pass in training mode, or reset_running_stats, must come before eval. In training a batch of a single
           matrix (of a domain) uses the running statistics and leaves them.
 References Z. Wang et al., Learning to normalize on the SPD manifold under Bures-Wasserstein geometry, CVPR 2025,
