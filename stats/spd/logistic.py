@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sciml.linalg.arrays import enter
 from sciml.optimize.limited_memory import batched_lbfgs
 
 __all__ = ["PENALTIES", "log_softmax", "logistic_path", "principal_axes"]
@@ -107,12 +108,13 @@ def logistic_path(Z, Y, weights, penalties=PENALTIES, *, gtol=1e-5, max_iter=200
     ...     W[0].round(3).tolist()
     [[-0.521, 0.521]]
     """
-    Z, Y, w = (torch.as_tensor(np.ascontiguousarray(a), dtype=torch.float64) for a in (Z, Y, weights))
+    # float64 whatever the configuration says: probabilities near 0 and 1 are differences of logarithms.
+    (Z, Y, w), _ = enter(Z, Y, weights, names=("Z", "Y", "weights"), dtype="float64", check_finite=False)
     B, k = len(w), Y.shape[1]
     r = Z.shape[-1]
     spread = (w[:, :, None] * (Z if Z.ndim == 3 else Z[None]) ** 2).sum(1)  # (B, r)
     total = w.sum(1)
-    x = torch.zeros(B, r + 1, k, dtype=torch.float64)
+    x = Z.new_zeros(B, r + 1, k)
     share = (w @ Y + 0.5) / (total + 0.5 * k)[:, None]
     x[:, r] = share.log() - share.log().mean(1, keepdim=True)
     # Curvatures of the bound 1/2 (I - 11'/k), at most 1/2, along each axis.
@@ -135,12 +137,12 @@ def logistic_path(Z, Y, weights, penalties=PENALTIES, *, gtol=1e-5, max_iter=200
         start = x / root
         zero = torch.zeros_like(start)
         zero[:, r] = start[:, r]
-        first = torch.linalg.vector_norm(value_and_gradient(zero, torch.arange(B))[1], dim=(1, 2))
+        first = torch.linalg.vector_norm(value_and_gradient(zero, torch.arange(B, device=Z.device))[1], dim=(1, 2))
         bar = gtol * torch.maximum(first, total.sqrt() * 1e-3)
         solved = batched_lbfgs(value_and_gradient, start, gtol=bar, max_iter=max_iter, memory=12)
         x = solved.x * root
         b = x[:, r] - x[:, r].mean(1, keepdim=True)
-        yield C, x[:, :r].numpy().copy(), b.numpy().copy()
+        yield C, x[:, :r].cpu().numpy().copy(), b.cpu().numpy().copy()
 
 
 def log_softmax(logits):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sciml._config import config_context
 from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.results import Result, array, internal
 from sciml.stats.spd.calibration import calibrated
@@ -319,12 +320,16 @@ class SPDResult(Result):
     def _log_proba(self, X, domains):
         trials = self._trials(X)
         domains = self._domains(domains, len(trials))
-        weights = self._model["weights"]
-        P = sum(
-            w * fitted.proba(blocks, domains)
-            for w, fitted, blocks in zip(weights, self._model["views"], self._blocks(trials), strict=True)
-        )
+        # Coefficients hold differences of large numbers: float64 whatever the configuration says.
+        with config_context(dtype="float64"):
+            P = self._mixture(trials, domains)
         return calibrated(np.log(np.maximum(P, np.finfo(float).tiny)), self._model["calibration"])
+
+    def _mixture(self, trials, domains):
+        """Return the mean of the views' probabilities, (N, k)."""
+        model = self._model
+        parts = zip(model["weights"], model["views"], self._blocks(trials), strict=True)
+        return sum(weight * fitted.proba(blocks, domains) for weight, fitted, blocks in parts)
 
     def _domains(self, domains, n):
         """Return the number of each trial's domain among those known, or None."""

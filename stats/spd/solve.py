@@ -21,7 +21,7 @@ import dataclasses
 
 import numpy as np
 
-from sciml._config import resolve
+from sciml._config import config_context, resolve
 from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.iterate import Status, run
 from sciml.linalg.spd import canonical_metric
@@ -68,6 +68,7 @@ def classify_spd(
     kind="auto",
     random_state=0,
     time_budget=None,
+    device=None,
     callback=None,
     on_failure=None,
     progress=None,
@@ -114,6 +115,9 @@ def classify_spd(
     time_budget : float or None
         Seconds after which no further view is begun; the rest is named in the report. None, the default: no limit,
         which alone makes the answer independent of the machine.
+    device : None, str or torch.device
+        Where matrix functions, means and logistic regressions are computed, such as "cuda"; None (the default) asks the
+        configuration, which takes the CPU. Prediction asks the configuration alone.
     callback : callable or None
         ``callback(n_iter, step)`` after each view; ``step.value`` holds the candidates so far; a true value stops.
     on_failure : {"warn", "raise", "ignore"} or None
@@ -166,7 +170,7 @@ def classify_spd(
     (['rest', 'rest'], 1.0)
     """
     options = _check_options(classifier, calibrate, cv, theta, time_budget, callback)
-    on_failure = resolve("on_failure", on_failure)
+    on_failure, place = resolve("on_failure", on_failure), resolve("device", device)
     trials = as_trials(X, kind=kind)
     named = hasattr(X, "dims") or hasattr(X, "channels")
     classes, codes = _labels(y, len(trials))
@@ -177,46 +181,48 @@ def classify_spd(
 
     scale = _channel_scale(trials)
     trials = scaled(trials, scale)
-    first, metrics_after, notes = _views(trials, descriptor, metric, classifier, theta)
-    automatic = [isinstance(given, str) and given == "auto" for given in (descriptor, metric)]
-    skipped = []
-    steps = screen_steps(
-        first,
-        trials,
-        codes,
-        folds,
-        domains=domains,
-        time_budget=time_budget,
-        chooser=None if classifier == "tangent" else distance_paths,
-        more=(lambda found: _more(found, skipped, codes, metrics_after)) if metrics_after else None,
-        skipped=skipped if any(automatic) else None,
-    )
-    with np.errstate(all="ignore"):
-        searched = run(
-            steps,
-            name="classify_spd",
-            tol=1e-12,
-            max_iter=10_000,
-            callback=callback,
-            on_failure="ignore",
-            progress=progress,
+    # Matrices and logistic regressions go to the device in float64; trials stay where they are.
+    with config_context(dtype="float64", device=place):
+        first, metrics_after, notes = _views(trials, descriptor, metric, classifier, theta)
+        automatic = [isinstance(given, str) and given == "auto" for given in (descriptor, metric)]
+        skipped = []
+        steps = screen_steps(
+            first,
+            trials,
+            codes,
+            folds,
+            domains=domains,
+            time_budget=time_budget,
+            chooser=None if classifier == "tangent" else distance_paths,
+            more=(lambda found: _more(found, skipped, codes, metrics_after)) if metrics_after else None,
+            skipped=skipped if any(automatic) else None,
         )
-    candidates = list(searched.value)
-    if not candidates:
-        raise KeyboardInterrupt
-    if searched.status is Status.STOPPED and "time_budget" in searched.reason and on_failure != "ignore":
-        _tell(searched.reason, on_failure)
-    if searched.status is Status.STOPPED:
-        notes.append(f"the search ended early: {searched.reason}")
-    notes += [f"{view.label} was left out: {reason}" for view, reason in skipped]
+        with np.errstate(all="ignore"):
+            searched = run(
+                steps,
+                name="classify_spd",
+                tol=1e-12,
+                max_iter=10_000,
+                callback=callback,
+                on_failure="ignore",
+                progress=progress,
+            )
+        candidates = list(searched.value)
+        if not candidates:
+            raise KeyboardInterrupt
+        if searched.status is Status.STOPPED and "time_budget" in searched.reason and on_failure != "ignore":
+            _tell(searched.reason, on_failure)
+        if searched.status is Status.STOPPED:
+            notes.append(f"the search ended early: {searched.reason}")
+        notes += [f"{view.label} was left out: {reason}" for view, reason in skipped]
 
-    candidates.sort(key=lambda c: (round(log_loss(c.paths[c.choice], codes), 9), c.view.label))
-    cv_log_proba = _honest(candidates, codes, folds, calibrate)
-    P = np.stack([c.paths[c.choice] for c in candidates])
-    weights = mixture_weights(P, codes)
-    calibration = fit_calibration(mix(P, weights), codes, calibrate)
-    chosen = [i for i in range(len(candidates)) if weights[i] > 0]
-    views = [_final(candidates[i], trials, codes, domains) for i in chosen]
+        candidates.sort(key=lambda c: (round(log_loss(c.paths[c.choice], codes), 9), c.view.label))
+        cv_log_proba = _honest(candidates, codes, folds, calibrate)
+        P = np.stack([c.paths[c.choice] for c in candidates])
+        weights = mixture_weights(P, codes)
+        calibration = fit_calibration(mix(P, weights), codes, calibrate)
+        chosen = [i for i in range(len(candidates)) if weights[i] > 0]
+        views = [_final(candidates[i], trials, codes, domains) for i in chosen]
     right = cv_log_proba.argmax(1) == codes
     judged = f"{len(np.unique(folds[0]))} folds" + (f" x {len(folds)}" if len(folds) > 1 else "")
     judged += ", choices made without the fold"
@@ -254,7 +260,7 @@ def classify_spd(
             "random_state": random_state if random_state is None or isinstance(random_state, int) else "generator",
             "time_budget": time_budget,
             "dtype": "float64",
-            "device": "cpu",
+            "device": str(place),
         },
         _model={
             "views": views,

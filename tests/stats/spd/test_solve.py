@@ -305,6 +305,22 @@ def test_a_drift_is_not_taken_for_a_class():
     assert table["trend 3 | linear"] > 0.5
 
 
+def test_a_configured_precision_does_not_reach_the_classifier(fitted):
+    clf, X, y = fitted
+    with sciml.config_context(dtype="float32"):
+        other = classify_spd(X, y, **QUICK)
+        assert_array_equal(other.predict_proba(X), clf.predict_proba(X))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_device_changes_no_label(fitted):
+    clf, X, y = fitted
+    other = classify_spd(X, y, **QUICK, device="cuda")
+    assert_allclose(other.predict_proba(X), clf.predict_proba(X), atol=1e-6)
+    assert other.settings["device"] == "cuda"
+
+
 def test_order_of_channels_does_not_matter(fitted):
     clf, X, y = fitted
     order = [2, 0, 3, 1]
@@ -472,7 +488,7 @@ def test_offsets_that_drown_all_else_leave_covariances_in_every_geometry():
 
 
 def test_the_stated_accuracy_is_chosen_without_the_fold():
-    # One penalty shines on the first fold alone: it is the best of all trials, and not to be had where that fold is new.
+    # One penalty shines on the first fold alone: the best of all trials, and not to be had where that fold is new.
     codes, folds = np.zeros(9, dtype=int), np.arange(9)[None] // 3
     shines = np.where(folds[0] == 0, 0.99, 0.5)
     serves = np.where(folds[0] == 0, 0.3, 0.6)
