@@ -263,6 +263,10 @@ def test_momentum_keeps_two_means(rng):
     trained = norm.mean[0, 0] @ norm.mean[0, 0].mT
     assert_allclose(trained.numpy(), batch_mean.numpy(), rtol=0.1, atol=0.05 * batch_mean.max().item())
     assert norm.running_mean().trace() < 0.5 * batch_mean.trace()
+    plain = SPDBatchNorm(3, metric="bw")
+    plain.mean.copy_(norm.test_mean), plain.variance.copy_(norm.test_variance), plain.ready.fill_(True)
+    assert torch.equal(norm.eval()(X), plain.eval()(X))
+    assert norm.test_variance.item() != norm.variance.item()
 
 
 def test_singular_matrices_are_legal_in_bw(rng):
