@@ -41,3 +41,9 @@ def test_sets_are_lists_of_labels_and_a_matrix():
     assert sets.coverage(["c", "c"]) == 0.5
     with pytest.raises(InvalidInputError, match="each of the 2 sets"):
         sets.coverage(["c"])
+
+
+def test_coverage_counts_sets_that_hold_the_true_label():
+    sets = LabelSets(np.array([[True, False], [True, True], [False, False]]), np.array(["a", "b"]))
+    assert sets.coverage(["b", "b", "a"]) == pytest.approx(1 / 3)
+    assert sets.coverage(["a", "a", "a"]) == pytest.approx(2 / 3)

@@ -113,3 +113,22 @@ def test_nearest_mean_and_neighbours_are_what_they_say(rng):
     options, paths = distance_paths(near, blocks, codes, np.arange(12)[None] % 3)
     assert options == (1.0, 3.0, 5.0)
     assert (paths.argmax(2) == codes).all()
+
+
+def test_trends_are_centred_and_in_units_of_all_that_varies(trials):
+    view = TrendView(2)
+    blocks, state = learned(view, trials)
+    assert_allclose(view.features(blocks, state).mean(0), 0, atol=1e-12)
+    c = blocks[..., :2]
+    between = sum(np.cov(c[..., j].T, bias=True) for j in range(2))
+    total = blocks[..., 2:].mean(0) + between
+    # The ridge is a millionth of each channel's own variance.
+    assert_allclose(state["factor"] @ state["factor"].T, total + 1e-6 * np.diag(np.diag(total)), rtol=1e-9, atol=1e-12)
+
+
+def test_distances_are_judged_without_the_fold(rng):
+    # Labels are chance; whoever sees the trial itself among the neighbours is always right.
+    blocks = np.exp(rng.normal(size=60))[:, None, None, None] * np.eye(2)
+    codes = rng.permutation(np.repeat([0, 1], 30))
+    _, paths = distance_paths(NearestNeighbours(Descriptor(), "airm"), blocks, codes, np.arange(60)[None] % 3)
+    assert (paths[0].argmax(1) == codes).mean() < 0.5 + 3 * np.sqrt(0.25 / 60)
