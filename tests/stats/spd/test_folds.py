@@ -81,3 +81,15 @@ def test_every_class_can_be_learned_whichever_fold_is_left_out():
 def test_groups_that_cannot_be_split_are_refused(groups, text):
     with pytest.raises(InvalidInputError, match=text):
         grouped_folds(np.array([0, 0, 1, 1]), groups, 5, np.random.default_rng(0))
+
+
+def test_no_class_lives_in_one_fold():
+    codes, groups = np.array([1, 1, 1, 1, 1, 1, 0, 0]), np.array([0, 2, 2, 1, 1, 1, 0, 2])
+    folds = grouped_folds(codes, groups, 2, np.random.default_rng(0))[0]
+    assert all(len(np.unique(folds[codes == c])) == 2 for c in (0, 1))
+    assert folds.max() == 1
+    # Three classes in two of three groups each: two folds cannot part them all.
+    codes, groups = np.array([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])
+    folds = grouped_folds(codes, groups, 2, np.random.default_rng(0))[0]
+    assert all(len(np.unique(folds[codes == c])) == 2 for c in (0, 1, 2))
+    assert all(len(np.unique(folds[groups == g])) == 1 for g in (0, 1, 2))
