@@ -131,7 +131,9 @@ def separations(conditions):
                 with np.errstate(invalid="ignore"):
                     found = distance(A, (1 + e) ** 2 * A)
                 worst = max(worst, float(np.nan_to_num(abs(found / exact - 1), nan=np.inf).max()))
-            yield row(f"distance of A and (1 + {e:g})^2 A", method, None, worst, bar, "condition 1e2 to 1e12")
+            note = "condition 1e2 to 1e12" if np.isfinite(worst) else "not a number where condition is high"
+            worst = worst if np.isfinite(worst) else None
+            yield row(f"distance of A and (1 + {e:g})^2 A", method, None, worst, bar, note)
 
 
 def _peer(module, name):
