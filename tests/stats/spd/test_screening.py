@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose
 
 from sciml.stats.spd.descriptor import Descriptor
 from sciml.stats.spd.folds import stratified_folds
-from sciml.stats.spd.screening import log_loss, logistic_paths, mix, mixture_weights, second_round
+from sciml.stats.spd.screening import log_loss, logistic_paths, mix, mixture_weights, recentre, second_round
 from sciml.stats.spd.views import TangentView, TrendView
 
 
@@ -71,3 +71,13 @@ def test_the_second_round_takes_the_best_descriptors_and_what_was_not_tried():
     tried += [Tried(TrendView(1), 0.99), Tried(TangentView(good, "bw"), 0.8)]
     found = second_round(tried, np.array([1]), ["airm", "bw"], 1)
     assert [(view.descriptor, view.metric) for view in found] == [(good, "airm")]
+
+
+def test_every_domain_is_whitened_by_its_own_mean():
+    rng = np.random.default_rng(0)
+    view, domains = TangentView(Descriptor(), "airm"), np.arange(20) % 2
+    L = rng.normal(size=(20, 3, 30)) * np.where(domains, 9.0, 1.0)[:, None, None]
+    blocks, whitening = recentre(view, (L @ L.transpose(0, 2, 1))[:, None], domains)
+    assert list(whitening) == [0, 1]
+    for name in (0, 1):
+        assert_allclose(view.fit(blocks[domains == name])["reference"][0], np.eye(3), atol=1e-4)

@@ -499,3 +499,14 @@ def test_the_stated_accuracy_is_chosen_without_the_fold():
     assert candidate.chosen(codes) == 0
     stated = np.exp(_honest([candidate], codes, folds, "none"))
     assert_allclose(stated[np.arange(3), codes[:3]], 0.3)
+
+
+def test_calibration_of_a_fold_does_not_know_its_labels():
+    rng = np.random.default_rng(0)
+    codes, folds = rng.integers(0, 2, 60), np.arange(60)[None] // 20
+    p = rng.uniform(0.05, 0.95, 60)
+    candidate = Candidate(None, {}, (1.0,), np.stack([p, 1 - p], 1)[None], 0.0)
+    one = _honest([candidate], codes, folds, "sigmoid")
+    other = _honest([candidate], np.where(folds[0] == 0, 1 - codes, codes), folds, "sigmoid")
+    assert_array_equal(one[:20], other[:20])
+    assert (one[20:] != other[20:]).any()
