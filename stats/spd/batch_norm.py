@@ -55,8 +55,9 @@ class SPDBatchNorm(RunningStatistics):
         Bures-Wasserstein geometries.
     affine : bool or "scale"
         Learn a bias (an SPD matrix), which starts at the identity, and a scale s, which starts at the root of n, since
-        the variance sums over n eigenvalues; True by default. "scale" learns s alone: a linear layer that follows the
-        logarithm makes up for the bias. False keeps both at their start.
+        the variance sums over n eigenvalues, or in "bw" and "gbw" at 1, which bends few of them; True by default.
+        "scale" learns s alone: a linear layer that follows the logarithm makes up for the bias. False keeps both at
+        their start.
     dispersion : {"scalar", "none"}
         Divide by the root mean squared distance to the mean (the default), or only centre.
     center : {"running", "batch", "momentum"}
@@ -145,8 +146,10 @@ class SPDBatchNorm(RunningStatistics):
         biased = check_option("affine", str(affine), ("True", "False", "scale")) == "True"
         self.register_parameter("bias", torch.nn.Parameter(torch.zeros(ch, n, n, **options)) if biased else None)
         scaled = bool(affine) and self.dispersion == "scalar"
-        # v^2 sums over n eigenvalues: from sqrt(n) each of them starts with unit dispersion.
-        scale = torch.full((ch,), 0.5 * math.log(n), **options)
+        # v^2 sums over n eigenvalues: from sqrt(n) each of them starts with unit dispersion. Roots of eigenvalues lie
+        # about 1 and must stay positive: so wide a spread would bend many, so that all together start with it.
+        self._start_scale = 1.0 if self.metric in ("bw", "gbw") else math.sqrt(n)
+        scale = torch.full((ch,), math.log(self._start_scale), **options)
         self.register_parameter("log_scale", torch.nn.Parameter(scale) if scaled else None)
         self._last = None
 
@@ -230,7 +233,7 @@ class SPDBatchNorm(RunningStatistics):
         c = torch.ones_like(variance)
         if self.dispersion == "scalar":
             c = (variance + self.eps).rsqrt()
-            c = c * (self.n**0.5 if self.log_scale is None else self.log_scale.exp())
+            c = c * (self._start_scale if self.log_scale is None else self.log_scale.exp())
         c = pick(c, inverse).unsqueeze(-1)
         self._last = None if centred.eig is None else (centred.eig[0], c.detach())
         return centred, c, shape
