@@ -55,7 +55,7 @@ before, after = apart(C), apart(centred)
 ax = plt.subplots(figsize=(6, 3), layout="constrained")[1]
 ax.plot(people, before, "v", label="as they are")
 ax.plot(people, after, "o", label="whitened by person")
-ax.set(xlabel="person", ylabel="distance to the mean of all / own spread", xticks=people, ylim=(0, None))
+ax.set(xlabel="person", ylabel="distance to all / own spread", xticks=people, ylim=(0, None))
 ax.legend()
 plt.show()
 
