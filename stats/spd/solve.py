@@ -50,6 +50,7 @@ _BASES = (0, 1, 3, 6, 10)
 _LAGGED = ((0, 3, 1), (0, 2, 4), (1, 3, 1), (3, 3, 1), (0, 3, 10), (1, 3, 10), (1, 8, 2))  # polynomials, order, lag
 _TRENDS = (1, 2, 3, 6, 10, 15)
 _FINALISTS = 4
+_STRONG = 1e3  # powers, in terms of the median, that are told of
 _FLOPS = 1e9  # N d^3 of the largest descriptor that is tried unasked
 
 
@@ -214,6 +215,7 @@ def classify_spd(
             _tell(searched.reason, on_failure)
         if searched.status is Status.STOPPED:
             notes.append(f"the search ended early: {searched.reason}")
+        notes += _strong_trials(trials)
         notes += [f"{view.label} was left out: {reason}" for view, reason in skipped]
 
         candidates.sort(key=lambda c: (round(log_loss(c.paths[c.choice], codes), 9), c.view.label))
@@ -364,6 +366,24 @@ def _channel_scale(trials):
     # A channel that never moves within a trial is measured by its level; one that is always zero has no unit.
     scale = np.where(scale > 1e-12 * level, scale, level)
     return np.where(scale > 0, scale * top, 1.0)
+
+
+def _strong_trials(trials):
+    """Return a note on trials whose power is far beyond the others', or nothing."""
+    if trials.kind == "matrices":
+        power = np.trace(trials.matrices, axis1=1, axis2=2)
+    else:
+        power = np.empty(len(trials))
+        for rows, x in trials.groups:
+            power[rows] = x.var(2).mean(1)
+    ratio = power / (np.median(power) or 1.0)
+    strong = np.flatnonzero(ratio > _STRONG)
+    if not len(strong):
+        return []
+    return [
+        f"{len(strong)} trials have more than {_STRONG:g} times the median power, the first is number {strong[0]}: "
+        "means and the geometries bw and euclid follow such trials; leave artefacts out"
+    ]
 
 
 def _views(trials, descriptor, metric, classifier, theta):

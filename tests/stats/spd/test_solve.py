@@ -321,6 +321,16 @@ def test_the_device_changes_no_label(fitted):
     assert other.settings["device"] == "cuda"
 
 
+def test_a_trial_of_enormous_power_is_named(fitted):
+    clf, X, y = fitted
+    assert clf.report_data["notes"] == []
+    X = X.copy()
+    X[7] *= 1e4
+    for data in (X, X @ X.transpose(0, 2, 1)):
+        (note,) = classify_spd(data, y, metric="logeuclid", descriptor="covariance").report_data["notes"]
+        assert "the first is number 7" in note
+
+
 def test_order_of_channels_does_not_matter(fitted):
     clf, X, y = fitted
     order = [2, 0, 3, 1]
