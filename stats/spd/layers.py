@@ -82,7 +82,7 @@ class BiMap(torch.nn.Module):
     --------
     >>> import torch
     >>> layer = BiMap(4, 2)
-    >>> layer(torch.eye(4, dtype=torch.float64)[None]).detach().numpy().round(12)[0]
+    >>> layer(torch.eye(4, dtype=torch.float64)[None])[0].detach().abs().numpy().round(12)
     array([[1., 0.],
            [0., 1.]])
     """
