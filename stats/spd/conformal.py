@@ -77,6 +77,26 @@ class LabelSets(Sequence):
             raise InvalidInputError(f"y must have one label for each of the {len(self)} sets; got shape {y.shape}.")
         return float((self.mask & (y[:, None] == self.classes)).any(1).mean())
 
+    def sum(self, axis=None):
+        """Return how many labels are in the sets: of all, of each label (0), or of each trial (1).
+
+        Parameters
+        ----------
+        axis : int or None
+            As in :func:`numpy.sum` of the indicator matrix.
+        """
+        return self.mask.sum(axis)
+
+    def mean(self, axis=None):
+        """Return the share of labels that are in the sets: of all, of each label (0), or of each trial (1).
+
+        Parameters
+        ----------
+        axis : int or None
+            As in :func:`numpy.mean` of the indicator matrix.
+        """
+        return self.mask.mean(axis)
+
     def __len__(self):
         return len(self.mask)
 

@@ -35,6 +35,8 @@ def test_sets_are_lists_of_labels_and_a_matrix():
     assert_array_equal(np.asarray(sets), mask)
     assert_array_equal(np.asarray(sets, dtype=int).sum(1), sets.sizes)
     assert_array_equal(sets[:, 0], [True, False])
+    assert_array_equal(sets.sum(axis=1), [2, 0])
+    assert_array_equal(sets.mean(0), [0.5, 0, 0.5])
     assert_array_equal(sets[np.arange(2), [2, 1]], [True, False])
     assert isinstance(sets[:1], LabelSets)
     assert sets.shape == (2, 3)
