@@ -22,6 +22,7 @@ import dataclasses
 import numpy as np
 
 from sciml._config import config_context, resolve
+from sciml._versions import versions
 from sciml.exceptions import InvalidInputError, InvalidTypeError
 from sciml.iterate import Status, run
 from sciml.linalg.spd import canonical_metric
@@ -259,10 +260,11 @@ def classify_spd(
             "theta": float(theta),
             "groups": groups is not None,
             "domains": domains is not None,
-            "random_state": random_state if random_state is None or isinstance(random_state, int) else "generator",
+            "random_state": "generator" if isinstance(random_state, np.random.Generator) else random_state,
             "time_budget": time_budget,
             "dtype": "float64",
             "device": str(place),
+            "versions": versions(),
         },
         _model={
             "views": views,
