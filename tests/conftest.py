@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import sys
 import zlib
 
 import numpy as np
@@ -51,6 +52,14 @@ class Backend:
         wanted = (np.ndarray, np.generic) if self.name == "numpy" else torch.Tensor
         assert isinstance(values, wanted), f"{type(values)} is not of {self.name}"
         return np.asarray(values if self.name == "numpy" else values.detach().cpu())
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_closed():
+    """Close what a test or an example has drawn: matplotlib warns of the twenty-first figure, whoever opened it."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(params=["numpy", "torch"])
