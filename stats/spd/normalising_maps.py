@@ -15,10 +15,10 @@ References Z. Wang et al., Learning to normalize on the SPD manifold under Bures
 """
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from sciml.linalg.spd.checks import symmetrise
 from sciml.linalg.spd.quotients import divided_difference
+from sciml.linalg.spd.second_derivative import refuse_second_derivative
 
 __all__ = ["DELTA", "rescale", "scatter"]
 
@@ -102,42 +102,45 @@ class _Rescale(torch.autograd.Function):
         values, slopes = _VALUES[kind](s, c)
         ctx.kind, ctx.log = kind, log
         if log:
-            ctx.save_for_backward(c, s, U, slopes / values, values)
+            ctx.save_for_backward(A, c, s, U, slopes / values, values)
             values = values.log()
         else:
-            ctx.save_for_backward(c, s, U, slopes)
+            ctx.save_for_backward(A, c, s, U, slopes)
         return symmetrise((U * values.unsqueeze(-2)) @ U.mT)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        c, s, U, slopes, *values = ctx.saved_tensors
-        inner = U.mT @ symmetrise(grad) @ U
+        A, c, s, U, slopes, *values = ctx.saved_tensors
         grad_A = grad_c = None
-        if ctx.needs_input_grad[0]:
-            F = _QUOTIENTS[ctx.kind](s, c)
-            if ctx.log:  # quotients of a composition multiply
-                F = F * divided_difference("log", values[0].unsqueeze(-1), values[0].unsqueeze(-2))
-            grad_A = symmetrise(U @ (F * inner) @ U.mT)
-        if ctx.needs_input_grad[1]:
-            grad_c = (inner.diagonal(dim1=-2, dim2=-1) * slopes).sum_to_size(c.shape)
-        return grad_A, grad_c, None, None, None, None
+        with torch.no_grad():
+            inner = U.mT @ symmetrise(grad) @ U
+            if ctx.needs_input_grad[0]:
+                F = _QUOTIENTS[ctx.kind](s, c)
+                if ctx.log:  # quotients of a composition multiply
+                    F = F * divided_difference("log", values[0].unsqueeze(-1), values[0].unsqueeze(-2))
+                grad_A = symmetrise(U @ (F * inner) @ U.mT)
+            if ctx.needs_input_grad[1]:
+                grad_c = (inner.diagonal(dim1=-2, dim2=-1) * slopes).sum_to_size(c.shape)
+        grads = (refuse_second_derivative("a batch norm's map", G, A, c, grad) for G in (grad_A, grad_c))
+        return *grads, None, None, None, None
 
 
 class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, A, kind, s, U):
         distances = _root(s) - 1 if kind == "root" else s.log()
-        ctx.save_for_backward(s, U, distances)
+        ctx.save_for_backward(A, s, U, distances)
         ctx.kind = kind
         return distances.square().sum(-1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        s, U, distances = ctx.saved_tensors
-        slope = distances / (_root(s).clamp(min=torch.finfo(s.dtype).eps ** 0.5) if ctx.kind == "root" else 0.5 * s)
-        return symmetrise((U * (grad.unsqueeze(-1) * slope).unsqueeze(-2)) @ U.mT), None, None, None
+        A, s, U, distances = ctx.saved_tensors
+        with torch.no_grad():
+            root = _root(s).clamp(min=torch.finfo(s.dtype).eps ** 0.5)
+            slope = distances / (root if ctx.kind == "root" else 0.5 * s)
+            grad_A = symmetrise((U * (grad.unsqueeze(-1) * slope).unsqueeze(-2)) @ U.mT)
+        return refuse_second_derivative("a batch norm's dispersion", grad_A, A, grad), None, None, None
 
 
 def rescale(A, c, kind, eig, *, log=False):

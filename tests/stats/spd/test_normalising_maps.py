@@ -6,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch.autograd import gradcheck
 
+from sciml.exceptions import InvalidInputError
 from sciml.linalg.spd.checks import symmetrise
 from sciml.stats.spd.normalising_maps import DELTA, rescale, scatter
 
@@ -121,3 +122,15 @@ def test_the_logarithm_from_the_same_eigenvectors(kind, spectrum, rng):
 
     assert_allclose(torch.linalg.matrix_exp(function(A, c)).detach(), apply(kind)(A, c).detach(), rtol=0, atol=1e-12)
     assert gradcheck(function, (A, c), eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["root", "power"])
+def test_a_second_derivative_is_refused_and_not_wrong(kind, rng):
+    L = torch.from_numpy(rng.normal(size=(2, 3, 3)))
+    A = (L @ L.mT + torch.eye(3)).requires_grad_(True)
+    c = torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
+    eig = torch.linalg.eigh(A.detach())
+    for value in (rescale(A, c, kind, eig).sum(), scatter(A, kind, eig).sum()):
+        (first,) = torch.autograd.grad(value, A, create_graph=True)
+        with pytest.raises(InvalidInputError, match="second derivative of a batch norm's"):
+            torch.autograd.grad(first.sum(), A)
