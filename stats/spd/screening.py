@@ -154,7 +154,7 @@ def screen_steps(
         view = queue.pop(0)
         if found and time_budget is not None and time.monotonic() - start > time_budget:
             left = len(queue) + 1
-            return End(Status.STOPPED, f"time_budget={time_budget:g} s was spent with {left} views untried")
+            return End(Status.MAX_ITER, f"time_budget={time_budget:g} s was spent with {left} views untried: raise it")
         began = time.monotonic()
         try:
             candidate = _try(view, trials, codes, folds, codes if y is None else y, domains, cache, chooser)

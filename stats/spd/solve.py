@@ -7,7 +7,8 @@ predict best are mixed, calibrated, and report what they cannot do.
 
 Notation  N trials; n channels; k classes; V folds.
 Cost      for each view N eigendecompositions of its matrices, times V where the reference moves with the fold, and
-          V + 1 paths of logistic regressions: 10 to 60 seconds for some hundred trials on one core.
+          V + 1 paths of logistic regressions: seconds to minutes for some hundred trials on one core; see
+          ``python -m benchmarks bench_spd_trials``.
 Pitfalls  trials of one person or session resemble one another: pass `groups`, or the stated accuracy is that for more
           trials of the same people. A new recording moves all covariances: pass `domains`.
 References  A. Barachant et al., Multiclass brain-computer interface classification by Riemannian geometry, 2012.
@@ -24,7 +25,7 @@ import numpy as np
 from sciml._config import config_context, resolve
 from sciml._versions import versions
 from sciml.exceptions import InvalidInputError, InvalidTypeError
-from sciml.iterate import Status, run
+from sciml.iterate import run
 from sciml.linalg.spd import canonical_metric
 from sciml.random import generator
 from sciml.stats.spd.calibration import CALIBRATIONS, calibrated, fit_calibration
@@ -171,15 +172,15 @@ def classify_spd(
     >>> clf.predict(X[:2]).tolist(), clf.cv_accuracy
     (['rest', 'rest'], 1.0)
     """
-    options = _check_options(classifier, calibrate, cv, theta, time_budget, callback)
-    on_failure, place = resolve("on_failure", on_failure), resolve("device", device)
+    cv = _check_options(classifier, calibrate, cv, theta, time_budget, callback)
+    place = resolve("device", device)
     trials = as_trials(X, kind=kind)
     named = hasattr(X, "dims") or hasattr(X, "channels")
     classes, codes = _labels(y, len(trials))
     groups = _names("groups", groups, len(trials))
     domains = _names("domains", domains, len(trials))
     rng = generator(random_state)
-    folds = stratified_folds(codes, options["cv"]) if groups is None else grouped_folds(codes, groups, cv, rng)
+    folds = stratified_folds(codes, cv) if groups is None else grouped_folds(codes, groups, cv, rng)
 
     scale = _channel_scale(trials)
     trials = scaled(trials, scale)
@@ -206,15 +207,13 @@ def classify_spd(
                 tol=1e-12,
                 max_iter=10_000,
                 callback=callback,
-                on_failure="ignore",
+                on_failure=on_failure,
                 progress=progress,
             )
         candidates = list(searched.value)
         if not candidates:
             raise KeyboardInterrupt
-        if searched.status is Status.STOPPED and "time_budget" in searched.reason and on_failure != "ignore":
-            _tell(searched.reason, on_failure)
-        if searched.status is Status.STOPPED:
+        if not searched.converged:
             notes.append(f"the search ended early: {searched.reason}")
         notes += _strong_trials(trials)
         notes += [f"{view.label} was left out: {reason}" for view, reason in skipped]
@@ -256,7 +255,7 @@ def classify_spd(
             "metric": metric if isinstance(metric, str) else list(metric),
             "classifier": classifier,
             "calibrate": calibrate,
-            "cv": int(cv),
+            "cv": cv,
             "theta": float(theta),
             "groups": groups is not None,
             "domains": domains is not None,
@@ -288,7 +287,7 @@ def _check_options(classifier, calibrate, cv, theta, time_budget, callback):
         check_number("time_budget", time_budget, low=0)
     if callback is not None and not callable(callback):
         raise InvalidTypeError(f"callback must be a function of (n_iter, step); got {callback!r}. Leave it out.")
-    return {"cv": cv}
+    return cv
 
 
 def _listed(name, given, single):
@@ -518,15 +517,3 @@ def _plain_descriptor(descriptor):
     if isinstance(descriptor, Descriptor):
         return descriptor.label
     return [_plain_descriptor(d) for d in descriptor]
-
-
-def _tell(reason, on_failure):
-    import warnings
-
-    from sciml.exceptions import ConvergenceError, ConvergenceWarning
-    from sciml.iterate import caller_level
-
-    text = f"classify_spd ended before all views were tried: {reason}. Raise time_budget."
-    if on_failure == "raise":
-        raise ConvergenceError(text)
-    warnings.warn(text, ConvergenceWarning, stacklevel=caller_level())
