@@ -17,6 +17,7 @@ import numpy as np
 from sciml.linalg.spd import pairwise_distances
 from sciml.stats.spd.logistic import log_softmax
 from sciml.stats.spd.views import TangentView
+from sciml.stats.spd.votes import neighbour_votes
 
 __all__ = ["NearestMean", "NearestNeighbours", "distance_paths"]
 
@@ -162,11 +163,9 @@ class NearestNeighbours(NearestMean):
             Number of neighbours.
         """
         codes = np.asarray(state["codes"])
-        squared, m = self._squared(blocks, state["matrices"]), int(option)
-        near = np.argsort(squared, 1, kind="stable")[:, :m]
-        k = int(codes.max()) + 1
-        votes = (codes[near][:, :, None] == np.arange(k)).sum(1)
-        return np.log((votes + 0.5) / (m + 0.5 * k))
+        m, k = int(option), int(codes.max()) + 1
+        shares, _ = neighbour_votes(self._squared(blocks, state["matrices"]), codes, k, m)
+        return np.log((m * shares + 0.5) / (m + 0.5 * k))
 
 
 def distance_paths(view, blocks, codes, folds):

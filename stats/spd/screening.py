@@ -111,9 +111,7 @@ def _losses(P, codes):
     return -np.log(np.maximum(P[np.arange(len(codes)), codes], 1e-5))
 
 
-def screen_steps(
-    views, trials, codes, folds, *, y=None, domains=None, time_budget=None, chooser=None, more=None, skipped=None
-):
+def screen_steps(views, trials, codes, folds, *, domains=None, time_budget=None, chooser=None, more=None, skipped=None):
     """Yield the candidates found so far, one view at a time; the starting point first.
 
     Parameters
@@ -126,8 +124,6 @@ def screen_steps(
         Classes from 0.
     folds : ndarray of int, shape (n_repeats, N)
         The fold that validates each trial.
-    y : ndarray or None
-        Labels, for supervised descriptors; `codes` by default.
     domains : ndarray or None
         The domain of each trial.
     time_budget : float or None
@@ -157,7 +153,7 @@ def screen_steps(
             return End(Status.MAX_ITER, f"time_budget={time_budget:g} s was spent with {left} views untried: raise it")
         began = time.monotonic()
         try:
-            candidate = _try(view, trials, codes, folds, codes if y is None else y, domains, cache, chooser)
+            candidate = _try(view, trials, codes, folds, domains, cache, chooser)
             candidate.seconds = time.monotonic() - began
             candidate.choice = candidate.chosen(codes)
             found.append(candidate)
@@ -266,20 +262,20 @@ def mix(P, weights):
     return np.log(np.maximum(np.tensordot(weights, P, 1), np.finfo(float).tiny))
 
 
-def _try(view, trials, codes, folds, y, domains, cache, chooser):
+def _try(view, trials, codes, folds, domains, cache, chooser):
     """Return a candidate: out-of-fold probabilities of one view."""
     if view.supervised:
-        prepared, blocks = view.prepare(trials, y), None
+        prepared, blocks = view.prepare(trials, codes), None
         whitening = {}
     else:
         if view.source not in cache:
             cache.clear()  # views of one source follow one another
-            prepared = view.prepare(trials, y)
+            prepared = view.prepare(trials, codes)
             cache[view.source] = prepared, view.blocks(trials, prepared)
         prepared, blocks = cache[view.source]
         blocks, whitening = recentre(view, blocks, domains)
     if blocks is None:
-        penalties, paths = _supervised_paths(view, trials, codes, folds, y, domains)
+        penalties, paths = _supervised_paths(view, trials, codes, folds, domains)
     else:
         penalties, paths = (logistic_paths if chooser is None else chooser)(view, blocks, codes, folds)
     return Candidate(view, prepared, penalties, paths, 0.0, whitening)
@@ -386,12 +382,12 @@ def _worsens(paths, codes):
     return losses[-1] < _PERFECT or min(losses[-_PATIENCE:]) > min(losses[:-_PATIENCE]) * (1 + 1e-3)
 
 
-def _supervised_paths(view, trials, codes, folds, y, domains):
+def _supervised_paths(view, trials, codes, folds, domains):
     """Blocks that depend on labels are made anew for each fold."""
     Y, pairs, features = np.eye(codes.max() + 1)[codes], _pairs(folds), []
     for repeat, fold in pairs:
         seen = folds[repeat] != fold
-        prepared = view.prepare(trials.subset(seen), y[seen])
+        prepared = view.prepare(trials.subset(seen), codes[seen])
         blocks, _ = recentre(view, view.blocks(trials, prepared), domains)
         features.append(_axes_of(view.features(blocks, view.fit(blocks[seen])), seen))
     return _separate_paths(features, Y, codes, folds, pairs)
