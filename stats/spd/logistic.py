@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy import special
 
 from sciml.linalg.arrays import enter
 from sciml.optimize.limited_memory import batched_lbfgs
@@ -164,5 +165,4 @@ def log_softmax(logits):
     >>> np.exp(log_softmax(np.array([0.0, 0.0]))).tolist()
     [0.5, 0.5]
     """
-    top = logits - logits.max(-1, keepdims=True)
-    return top - np.log(np.exp(top).sum(-1, keepdims=True))
+    return special.log_softmax(logits, axis=-1)
