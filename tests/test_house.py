@@ -87,7 +87,9 @@ def bad_imports(root):
         if name == "sciml":
             continue  # the facade names everything, lazily
         for node in ast.walk(tree):
-            line = f"{path.relative_to(root)}:{getattr(node, 'lineno', 0)}"
+            if not isinstance(node, (ast.Import, ast.ImportFrom)):
+                continue
+            line = f"{path.relative_to(root)}:{node.lineno}"
             if isinstance(node, ast.ImportFrom) and node.level > 1:
                 bad.append(f"{line} climbs out of its folder: write from sciml...")
             for target in imported(node):
@@ -190,7 +192,9 @@ def bad_assertions(root):
     bad = []
     for path, tree in others(root):
         for node in ast.walk(tree):
-            line = f"{path.relative_to(root)}:{getattr(node, 'lineno', 0)}"
+            if not isinstance(node, (ast.Expr, ast.Assert, ast.FunctionDef)):
+                continue
+            line = f"{path.relative_to(root)}:{node.lineno}"
             if isinstance(node, ast.Expr):
                 lost = isinstance(node.value, (ast.Compare, ast.BoolOp))
                 words = ("allclose", "array_equal", "isclose", "equal", "all", "any", "isinstance", "approx")
@@ -235,13 +239,13 @@ def parameters(node):
 
 def public(root):
     """Yield (module name, definition) of the core's functions and classes and of all that an __init__ re-exports."""
-    exported = set()
-    for _, path, tree in parsed(root):
+    exported, trees = set(), list(parsed(root))
+    for _, path, tree in trees:
         if path.name == "__init__.py":
             for node in tree.body:
                 if isinstance(node, ast.ImportFrom):
                     exported |= {(node.module, alias.name) for alias in node.names if alias.asname == alias.name}
-    for name, _, tree in parsed(root):
+    for name, _, tree in trees:
         in_core = home(name) is None and name.count(".") == 1
         for node in tree.body:
             named = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
