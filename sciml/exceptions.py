@@ -135,3 +135,48 @@ class WorkerLostError(SciMLError, RuntimeError):
     def __init__(self, message="", *, items=()):
         super().__init__(message)
         self.items = tuple(items)
+
+
+class CheckpointError(InvalidInputError):
+    """A file of weights is broken, lies about its content, changed while it was read, or cannot be opened.
+
+    Parameters
+    ----------
+    message : str
+        The whole text.
+    path : str or None
+        The file.
+
+    Examples
+    --------
+    >>> error = CheckpointError("model.safetensors ends early", path="model.safetensors")
+    >>> isinstance(error, ValueError), error.path
+    (True, 'model.safetensors')
+    """
+
+    def __init__(self, message="", *, path=None):
+        super().__init__(message)
+        self.path = path
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A file of weights could be read by running what it names only; nothing of it was run.
+
+    Parameters
+    ----------
+    message : str
+        The whole text.
+    path : str or None
+        The file.
+    offending : str or None
+        The name that the file asks for, such as "posix.system".
+
+    Examples
+    --------
+    >>> UnsafeCheckpointError("model.pt names posix.system", path="model.pt", offending="posix.system").offending
+    'posix.system'
+    """
+
+    def __init__(self, message="", *, path=None, offending=None):
+        super().__init__(message, path=path)
+        self.offending = offending

@@ -1,0 +1,335 @@
+r"""Tensors and arrays that lie in memory: single ones, state dicts, dicts inside dicts.
+
+.. math:: \text{name} = \text{key}_1 \,.\, \text{key}_2 \,.\, \dots
+
+Cost      nothing is copied until it is read, and then only the rows asked for.
+Pitfalls  prefixes of wrappers ("module.", "_orig_mod.") are taken off, so that the same weights bear the same names. The
+          state of an optimiser looks like weights and is none: it is skipped with that reason.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from sciml.exceptions import InvalidInputError
+from sciml.stats.spectra.stored_tensors import MemoryReader, StoredTensor, WeightSource
+
+_OPTIMISER = {
+    "acc_delta", "exp_avg", "exp_avg_sq", "exp_inf", "grad_avg", "max_exp_avg_sq", "momentum_buffer", "square_avg"
+}  # fmt: skip
+_STATE = "state of an optimiser"
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_DEPTH, _ENTRIES = 64, 2_000_000  # dicts inside dicts; values in all: far beyond any model, short of an endless one
+
+
+def plain_name(name):
+    """Return a name without the parts that wrappers of modules put into it.
+
+    Parameters
+    ----------
+    name : str
+        A key of a state dict, or the name of a module.
+
+    Returns
+    -------
+    str
+        Without "_orig_mod", "_fsdp_wrapped_module" and "_checkpoint_wrapped_module".
+
+    Examples
+    --------
+    >>> from sciml.stats.spectra.mappings import plain_name
+    >>> plain_name("_orig_mod.layer.0.weight")
+    'layer.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS) or name
+
+
+def plain_names(names):
+    """Return {name: plain name} of the keys of one state dict.
+
+    Parameters
+    ----------
+    names : iterable of str
+        All keys; "module." is taken off where every one begins with it, as ``DataParallel`` makes them.
+
+    Returns
+    -------
+    dict of str to str
+        Plain names, all different.
+
+    Examples
+    --------
+    >>> from sciml.stats.spectra.mappings import plain_names
+    >>> plain_names(["module.a", "module.b"])
+    {'module.a': 'a', 'module.b': 'b'}
+    """
+    short = {name: plain_name(name) for name in names}
+    while short and all(name.startswith("module.") and len(name) > 7 for name in short.values()):
+        short = {key: name[7:] for key, name in short.items()}
+    # Two keys that differ by a wrapper's part only are two tensors, and keep their full names.
+    seen = list(short.values())
+    twice = {name for name in seen if seen.count(name) > 1} if len(set(seen)) < len(seen) else set()
+    return {key: key if name in twice else name for key, name in short.items()}
+
+
+def is_optimiser_key(name):
+    """Tell whether a name ends as the entries of an optimiser's state do.
+
+    Parameters
+    ----------
+    name : str
+        A key of a state dict.
+
+    Returns
+    -------
+    bool
+        True for "exp_avg", "momentum_buffer" and their like.
+
+    Examples
+    --------
+    >>> from sciml.stats.spectra.mappings import is_optimiser_key
+    >>> is_optimiser_key("state.0.exp_avg"), is_optimiser_key("layer.weight")
+    (True, False)
+    """
+    return name.rpartition(".")[2] in _OPTIMISER
+
+
+def open_mapping(values):
+    """Return the tensors of a state dict, of nested dicts, or of a list of tensors.
+
+    Parameters
+    ----------
+    values : mapping, list or tuple
+        Torch tensors or arrays, or further mappings and lists of them.
+
+    Returns
+    -------
+    WeightSource
+        Tensors by name; everything else is in ``skipped``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the dicts contain themselves, or more than two million values.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sciml.stats.spectra.mappings import open_mapping
+    >>> source = open_mapping({"model": {"a": torch.eye(2), "b": [torch.ones(3)]}, "epoch": 3})
+    >>> list(source.tensors), source.skipped
+    (['model.a', 'model.b.0'], [('epoch', 'no tensor: int')])
+    """
+    source = WeightSource({})
+    count = [0]
+    _walk(source, "", values, None, (), count)
+    return source
+
+
+def add_value(source, name, value, *, reason=None, buffer=False):
+    """Put a tensor or array among the tensors of a source, or among what it skipped.
+
+    Parameters
+    ----------
+    source : WeightSource
+        Changed in place.
+    name : str
+        Its name; a number is appended where the name is taken.
+    value : Tensor or array
+        Its numbers.
+    reason : str or None
+        Why it is to be skipped whatever it is; None (the default) to look.
+    buffer : bool
+        Whether it is a buffer of a module; False by default.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sciml.stats.spectra.mappings import add_value
+    >>> from sciml.stats.spectra.stored_tensors import WeightSource
+    >>> source = WeightSource({})
+    >>> add_value(source, "weight", torch.ones(2, device="meta"))
+    >>> source.skipped
+    [('weight', 'on the meta device, without numbers: load its weights first')]
+    """
+    taken = {name} if name in source.tensors else set()
+    number, base = 2, name
+    while name in taken or name in source.tensors:
+        name, number = f"{base} ({number})", number + 1
+    try:
+        stored = stored_tensor(name, value, buffer=buffer)
+    except InvalidInputError as error:
+        reason = reason or str(error)
+    if reason is None:
+        source.tensors[name] = stored
+    else:
+        source.skipped.append((name, reason))
+
+
+def stored_tensor(name, value, *, buffer=False):
+    """Return a tensor or array in memory as a tensor to be read.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    value : Tensor or array
+        Its numbers; a distributed tensor is gathered when it is read.
+    buffer : bool
+        Whether it is a buffer of a module; False by default.
+
+    Returns
+    -------
+    StoredTensor
+        It shares the memory.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no dense tensor of numbers; the text is the reason.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.stats.spectra.mappings import stored_tensor
+    >>> stored_tensor("weight", np.eye(2)).dtype
+    torch.float64
+    """
+    reader, shape, dtype, tie = _torch(value) if isinstance(value, torch.Tensor) else _numpy(value)
+    nbytes = dtype.itemsize
+    for n in shape:
+        nbytes *= n
+    return StoredTensor(name, shape, dtype, nbytes, tie=tie, buffer=buffer, reader=reader)
+
+
+def is_array(value):
+    """Tell whether a value is a tensor or an array.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+
+    Returns
+    -------
+    bool
+        True for torch tensors, NumPy arrays and what converts to them (with ``__array__`` and ``shape``).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sciml.stats.spectra.mappings import is_array
+    >>> is_array(np.ones(2)), is_array([1.0])
+    (True, False)
+    """
+    if isinstance(value, type):
+        return False
+    return isinstance(value, (torch.Tensor, np.ndarray)) or (hasattr(value, "__array__") and hasattr(value, "shape"))
+
+
+def _walk(source, prefix, values, reason, path, count):
+    if id(values) in path or len(path) > _DEPTH:
+        raise InvalidInputError(
+            f"obj holds itself, or dicts deeper than {_DEPTH}, at {prefix[:80]!r}. Pass a state dict."
+        )
+    if isinstance(values, Mapping):
+        if reason is None and "param_groups" in values and "state" in values:
+            reason = _STATE
+        elif reason is None and values and all(str(key) in _OPTIMISER | {"step"} for key in values):
+            reason = _STATE
+        flat = [str(key) for key, value in values.items() if is_array(value)]
+        names = plain_names(flat)
+        items = [(names.get(str(key), str(key)), value) for key, value in values.items()]
+    else:
+        items = [(str(key), value) for key, value in enumerate(values)]
+    for key, value in items:
+        count[0] += 1
+        if count[0] > _ENTRIES:
+            raise InvalidInputError(f"obj holds more than {_ENTRIES} values. Pass the state dict alone.")
+        name = f"{prefix}.{key}" if prefix else key
+        if is_array(value):
+            add_value(source, name, value, reason=_STATE if reason is None and is_optimiser_key(name) else reason)
+        elif isinstance(value, Mapping) or (isinstance(value, (list, tuple)) and any(map(_holds, value))):
+            _walk(source, name, value, reason, (*path, id(values)), count)
+        else:
+            source.skipped.append((name, f"no tensor: {type(value).__name__}"))
+
+
+def _holds(value):
+    return is_array(value) or isinstance(value, (Mapping, list, tuple))
+
+
+def _torch(value):
+    fake = getattr(torch._subclasses, "FakeTensor", ())
+    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+        raise InvalidInputError("not initialised: run the lazy module once")
+    if isinstance(value, fake) or value.is_meta:
+        raise InvalidInputError("on the meta device, without numbers: load its weights first")
+    if value.is_nested or value.layout != torch.strided:
+        raise InvalidInputError(f"a nested or sparse tensor ({value.layout}): pass value.to_dense()")
+    if value.is_quantized:
+        return _Made(value.dequantize), tuple(value.shape), torch.float32, None
+    if hasattr(value, "full_tensor"):
+        return _Made(lambda: value.detach().full_tensor()), tuple(value.shape), value.dtype, None
+    return MemoryReader(value), tuple(value.shape), value.dtype, _tie(value)
+
+
+def _tie(value):
+    try:
+        place = value.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return None  # a subclass without a storage of its own
+    if place == 0 or value.numel() == 0:
+        return None
+    return str(value.device), place, value.storage_offset(), tuple(value.shape), value.stride(), value.dtype
+
+
+class _Made(MemoryReader):
+    """A tensor that is made at each reading, since keeping it would take the memory twice."""
+
+    def __init__(self, make):
+        self._make = make
+
+    @property
+    def _tensor(self):
+        with torch.no_grad():
+            return self._make()
+
+
+def _numpy(value):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a masked array or a matrix of an old kind says so loudly
+        array = np.asarray(value)
+    kind = array.dtype.kind
+    if array.dtype.name == "bfloat16":
+        dtype = torch.bfloat16
+    elif kind in "biufc" and array.dtype.itemsize <= {"c": 16}.get(kind, 8):
+        dtype = getattr(torch, array.dtype.name)
+    else:
+        raise InvalidInputError(f"an array of dtype {array.dtype}, which torch has not: convert it to float64")
+    place = array.__array_interface__["data"][0] if array.size and kind != "V" else None
+    tie = None if place is None else ("numpy", place, array.shape, array.strides, dtype)
+    return _NumpyReader(array, dtype), array.shape, dtype, tie
+
+
+class _NumpyReader:
+    """Rows of a NumPy array, copied, since torch takes no negative strides, foreign byte orders or read-only memory."""
+
+    def __init__(self, array, dtype):
+        self._array, self._dtype = array, dtype
+
+    def read(self):
+        return self._given(self._array)
+
+    def rows(self, start, stop):
+        return self._given(self._array[start:stop])
+
+    def take(self, index):
+        return self._given(self._array[index])
+
+    def _given(self, array):
+        if self._dtype == torch.bfloat16:
+            return torch.from_numpy(array.view(np.int16).astype(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
