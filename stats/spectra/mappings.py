@@ -3,11 +3,12 @@ r"""Tensors and arrays that lie in memory: single ones, state dicts, dicts insid
 .. math:: \text{name} = \text{key}_1 \,.\, \text{key}_2 \,.\, \dots
 
 Cost      nothing is copied until it is read, and then only the rows asked for.
-Pitfalls  prefixes of wrappers ("module.", "_orig_mod.") are taken off, so that the same weights bear the same names. The
-          state of an optimiser looks like weights and is none: it is skipped with that reason.
+Pitfalls  prefixes of wrappers ("module.", "_orig_mod.") are taken off, so that the same weights bear the same names.
+          The state of an optimiser looks like weights and is none: it is skipped with that reason.
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -69,9 +70,8 @@ def plain_names(names):
     while short and all(name.startswith("module.") and len(name) > 7 for name in short.values()):
         short = {key: name[7:] for key, name in short.items()}
     # Two keys that differ by a wrapper's part only are two tensors, and keep their full names.
-    seen = list(short.values())
-    twice = {name for name in seen if seen.count(name) > 1} if len(set(seen)) < len(seen) else set()
-    return {key: key if name in twice else name for key, name in short.items()}
+    seen = Counter(short.values())
+    return {key: key if seen[name] > 1 else name for key, name in short.items()}
 
 
 def is_optimiser_key(name):
@@ -236,8 +236,6 @@ def _walk(source, prefix, values, reason, path, count):
         )
     if isinstance(values, Mapping):
         if reason is None and "param_groups" in values and "state" in values:
-            reason = _STATE
-        elif reason is None and values and all(str(key) in _OPTIMISER | {"step"} for key in values):
             reason = _STATE
         flat = [str(key) for key, value in values.items() if is_array(value)]
         names = plain_names(flat)

@@ -1,6 +1,6 @@
 r"""Files in the safetensors format, read without trusting them.
 
-.. math:: \text{file} = \underbrace{N}_{8\text{ bytes}} \; \underbrace{\text{JSON header}}_{N\text{ bytes}} \; \underbrace{\text{data}}_{\text{the rest}}
+.. math:: \text{file} = \underbrace{N}_{8\text{ bytes}} \; \underbrace{\text{header}}_{N\text{ bytes}} \; \text{data}
 
 The header gives dtype, shape and the range of bytes of every tensor. All of it is checked before a byte of data is
 read: the ranges must fill the data without overlap or hole, and each must be as long as shape and dtype say.

@@ -179,9 +179,10 @@ class StoredTensor:
         index = index.reshape(-1).astype(np.int64) if index.size == 0 else index
         if index.ndim != 1 or index.dtype.kind not in "iu":
             raise InvalidInputError(f"index must be whole numbers in one row; got {index.dtype} {index.shape}.")
-        if index.size and not (0 <= index.min() and index.max() < n):
+        if index.size and (index.min() < 0 or index.max() >= n):
             raise InvalidInputError(
-                f"index must lie in 0..{n - 1} for {self.name!r} of shape {self.shape}; got {index.min()}..{index.max()}."
+                f"index must lie in 0..{n - 1} for {self.name!r} of shape {self.shape}; got {index.min()}.."
+                f"{index.max()}."
             )
         return self.reader.take(index)
 
