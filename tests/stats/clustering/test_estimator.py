@@ -165,9 +165,8 @@ def test_one_cluster_is_all_there_is_to_one_cluster(rng, kind):
         assert_allclose(model.cluster_centers_, X.mean(axis=0, keepdims=True), rtol=1e-10)
 
 
-@pytest.mark.slow
 def test_the_number_of_clusters_is_found(rng):
-    X, labels = blobs(rng, n=90)
+    X, labels = blobs(rng, n=45)
     model = ILASDP("auto", covariance_prior="pooled", random_state=0, **QUICK).fit(X)
     assert same_partition(model.labels_.tolist(), labels.tolist())
     assert len(model.weights_) == model.result_.n_clusters == 3

@@ -29,13 +29,13 @@ def test_a_planted_number_is_found(K):
 
 
 def test_clusters_of_unlike_covariances_are_counted_with_all_structures():
-    X, _ = gaussian_clusters(120, 3, 3, 8, 20, random_state=0)
+    X, _ = gaussian_clusters(75, 3, 3, 8, 20, random_state=0)
     assert select_n_clusters(X, (2, 3, 4), random_state=0).n_clusters == 3
 
 
 @pytest.mark.parametrize("criterion", ["bic", "icl", "predictive"])
 def test_the_number_is_where_the_criterion_is_smallest(criterion):
-    X, _ = gaussian_clusters(80, 3, 2, 4, 20, random_state=0)
+    X, _ = gaussian_clusters(50, 3, 2, 4, 20, random_state=0)
     found = select_n_clusters(X, (1, 2, 3), criterion, **QUICK)
     assert found.n_clusters == found.numbers[getattr(found, criterion).argmin()]
     assert found.criterion == criterion
