@@ -1,0 +1,7 @@
+"""Stub."""
+
+__all__ = ["find_adapters"]
+
+
+def find_adapters(tensors, restored, metadata, modules):
+    return {}, {}, {}

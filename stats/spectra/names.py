@@ -1,0 +1,132 @@
+"""What the key of a tensor tells: embeddings, attention, masks, norms, optimiser states, running statistics.
+
+Notation  a key is a path of words joined by points; the last is the leaf, the one before it the owner.
+Pitfalls  names are habits, not promises: they only choose between treatments that the shape allows, and every tensor
+          set aside is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["kind_of", "logical_key", "reason_to_skip"]
+
+_EMBEDDING = re.compile(
+    r"^(wte|wpe|shared|embed|embeddings?|embed_tokens|embed_positions|tok_embeddings|(word|token|token_type|position|pos|"
+    r"type|patch_position|positional|class|label|relative_attention|rel_pos|time|segment)_?(embed(ding)?s?|emb|bias)|"
+    r"pos_?embed(ding)?|absolute_pos_embed|position_ids_embed|embed_in|emb)$",
+    re.IGNORECASE,
+)
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_embeddings|predictions\.decoder)$|^output$")
+_ATTENTION = re.compile(r"(^|[._])(\w*attn\w*|\w*attention\w*)(\.|$)", re.IGNORECASE)
+_NORM = re.compile(r"^(\w*_)?(layer_?norm|group_?norm|batch_?norm|rms_?norm|norm|ln|bn)(_\w+|\d*)$", re.IGNORECASE)
+_MASK = re.compile(r"(^|_)(mask(ed)?(_bias)?|tril|triu|causal)$|^(attn_|causal_|attention_)?mask\w*$", re.IGNORECASE)
+_STATE = re.compile(r"^(running_(mean|var)|num_batches_tracked)$")
+_TABLE = re.compile(r"^(inv_freq|freqs(_cis)?|(cos|sin)(_cached)?|rotary\w*|position_ids|anchors?)$")
+_OPTIMISER = re.compile(r"^(exp_avg\w*|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg|acc_delta|prev|sum_sq)$")
+_PARAMETRISED = re.compile(r"parametrizations\.(\w+)\.original[01]?$")
+
+
+def logical_key(key):
+    """Return the key under which a parametrised weight would be stored without its parametrisation.
+
+    Parameters
+    ----------
+    key : str
+        Key of the state dict.
+
+    Returns
+    -------
+    str
+        The same key for anything else.
+
+    Examples
+    --------
+    >>> from sciml.stats.spectra.names import logical_key
+    >>> logical_key("conv.parametrizations.weight.original1")
+    'conv.weight'
+    """
+    return _PARAMETRISED.sub(r"\1", key)
+
+
+def reason_to_skip(key, stored, info=None):
+    """Return why a tensor holds no weight matrix, as far as its name and its shape tell.
+
+    Parameters
+    ----------
+    key : str
+        Logical key.
+    stored : object
+        The tensor, with `shape` and `dtype`, perhaps `buffer`.
+    info : object or None
+        Description of its module; None (the default) where there is none.
+
+    Returns
+    -------
+    str or None
+        The reason; None where it may hold a matrix.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sciml.stats.spectra.names import reason_to_skip
+    >>> reason_to_skip("bn.weight", torch.ones(3)), reason_to_skip("fc.weight", torch.ones(3, 2))
+    ('1 dimension', None)
+    """
+    path, _, leaf = key.rpartition(".")
+    shape = tuple(stored.shape)
+    if _STATE.match(leaf):
+        return "running statistic"
+    if not (stored.dtype.is_floating_point or stored.dtype.is_complex):
+        return f"no floating point numbers: {str(stored.dtype).removeprefix('torch.')} without a scale"
+    if len(shape) < 2:
+        return f"{len(shape)} dimension{'' if len(shape) == 1 else 's'}"
+    if 0 in shape:
+        return f"empty: shape {shape}"
+    if _OPTIMISER.match(leaf):
+        return "state of an optimiser"
+    if "Norm" in getattr(info, "type", "") or (leaf in ("weight", "bias") and _NORM.match(path.rpartition(".")[2])):
+        return "normalisation"
+    if _MASK.search(leaf) or (leaf == "bias" and len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]):
+        return "mask"
+    if _TABLE.match(leaf):
+        return "table of positions"
+    if getattr(stored, "buffer", False) and "weight" not in leaf:
+        return "buffer: not trained"
+    if leaf == "bias" or (leaf.endswith("_bias") and not re.search(r"rel|pos", leaf)):
+        return "bias"
+    if sum(size > 1 for size in shape) < 2:
+        return f"a vector in effect: shape {shape}"
+    return None
+
+
+def kind_of(key, info=None):
+    """Return the kind of a matrix, as its module or its key tells.
+
+    Parameters
+    ----------
+    key : str
+        Logical key.
+    info : object or None
+        Description of its module; None (the default) where there is none.
+
+    Returns
+    -------
+    (str, str)
+        "embedding", "attention" or "linear"; and "head" for the weights of an output layer over a vocabulary, else an
+        empty word.
+
+    Examples
+    --------
+    >>> from sciml.stats.spectra.names import kind_of
+    >>> kind_of("model.embed_tokens.weight"), kind_of("h.0.attn.c_proj.weight"), kind_of("lm_head.weight")
+    (('embedding', ''), ('attention', ''), ('embedding', 'head'))
+    """
+    path, _, leaf = key.rpartition(".")
+    owner_path = path if leaf.startswith(("weight", "qweight", "original")) else key
+    owner = owner_path.rpartition(".")[2]
+    if _HEAD.search(owner_path):
+        return "embedding", "head"
+    if getattr(info, "type", "").startswith("Embedding") or _EMBEDDING.match(owner):
+        return "embedding", ""
+    return ("attention" if _ATTENTION.search(path) else "linear"), ""
