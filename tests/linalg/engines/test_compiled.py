@@ -76,10 +76,10 @@ PROGRAM = """
 import resource, numpy as np
 from sciml.kernels import Gaussian
 from sciml.linalg import kernel_sum
-x = np.random.default_rng(0).standard_normal((20_000, 3))
+x = np.random.default_rng(0).standard_normal((10_000, 3))
 kernel_sum(x[:2000], x[:5000], np.ones(5000), kernel=Gaussian(), engine="{engine}")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-kernel_sum(x, x, np.ones(20_000), kernel=Gaussian(), engine="{engine}")
+kernel_sum(x, x, np.ones(10_000), kernel=Gaussian(), engine="{engine}")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
