@@ -4,12 +4,13 @@ r"""Norms of the inputs of every weight over calibration data, by forward hooks.
 
 Notation  x_j the values that weight column j is multiplied by: a feature of a Linear, a channel at an offset of the
           kernel of a convolution, a hidden unit of a recurrent layer.
-Cost      a forward pass; for convolutions one backward pass of the layer in addition; attention and recurrent layers run
-          twice, since their inner inputs show nowhere.
+Cost      a forward pass; for convolutions one backward pass of the layer in addition; attention and recurrent layers
+          run twice, since their inner inputs show nowhere.
 Pitfalls  a module that is linear in its weight W, fed with x^2, has the derivative sum of x_j^2 with respect to W_ij:
           that gives padding, stride, dilation and groups as the module itself does them. The fused attention kernels of
           torch never call their parts, hence no hooks; they are switched off for the while.
-References  M. Sun and others, A simple and effective pruning approach for large language models, 2023, arXiv 2306.11695.
+References  M. Sun and others, A simple and effective pruning approach for large language models, 2023,
+          arXiv 2306.11695.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ def input_norms(model, calibration, weights):
     unseen = [weight.name for weight in weights if weight.name not in sums]
     if unseen:
         raise InvalidInputError(
-            f"calibration must reach every layer that is pruned; {', '.join(unseen)} saw none of it. Leave these out of "
-            "ratios, or use criterion='row'."
+            f"calibration must reach every layer that is pruned; {', '.join(unseen)} saw none of it. Leave these "
+            "out of ratios, or use criterion='row'."
         )
     norms = {name: values.sqrt() for name, values in sums.items()}
     bad = [name for name, values in norms.items() if not torch.isfinite(values).all()]
@@ -168,7 +169,8 @@ def batches_of(calibration, device=None):
     single = isinstance(calibration, (torch.Tensor, tuple)) or hasattr(calibration, "keys")
     if calibration is None or (not single and not hasattr(calibration, "__iter__")):
         raise InvalidInputError(
-            f"calibration must be a batch of inputs, or batches, for criterion 'wanda'; got {type(calibration).__name__}."
+            "calibration must be a batch of inputs, or batches, for criterion 'wanda'; got "
+            f"{type(calibration).__name__}."
         )
     for batch in [calibration] if single else calibration:
         if hasattr(batch, "keys"):
@@ -277,8 +279,8 @@ def _recurrent(module, attribute, x, args, kwargs):
     state = args[1] if len(args) > 1 else kwargs.get("hx")
     if state is not None or not isinstance(x, torch.Tensor) or module.proj_size:
         raise InvalidInputError(
-            "calibration must start recurrent layers at zero, with plain tensors and without projections, for criterion "
-            "'wanda'. Use criterion='row' for this one."
+            "calibration must start recurrent layers at zero, with plain tensors and without projections, for "
+            "criterion 'wanda'. Use criterion='row' for this one."
         )
     kind, _, place = attribute.partition("_l")
     backward = place.endswith("_reverse")

@@ -165,10 +165,7 @@ def rate_factors(alpha, rule="linear", s=(0.5, 1.5), *, tau=10.0, se=None):
     if rule == "sigmoid":
         # The logistic function by tanh does not overflow.
         return 10.0 ** (exponent * 0.5 * np.tanh(0.5 * tau * (alpha - alpha.mean())))
-    if rule == "step":
-        place = _mean_ranks(alpha) / len(alpha)
-    else:
-        place = (alpha - alpha.min()) / np.ptp(alpha)
+    place = _mean_ranks(alpha) / len(alpha) if rule == "step" else (alpha - alpha.min()) / np.ptp(alpha)
     # Convex combinations, so that both ends are met without rounding.
     factors = low * (1.0 - place) + high * place
     return factors if kept == 1.0 else 1.0 + kept * (factors - 1.0)

@@ -1,14 +1,17 @@
 r"""Prune a network in place, with exact counts: by magnitude, within rows, or weighted by the inputs (Wanda).
 
-.. math:: s_{ij} = |W_{ij}|, \qquad s_{ij} = |W_{ij}|\, \|x_j\|_2, \qquad M_{ij} = [\,s_{ij} \text{ not among the smallest}\,]
+.. math:: s_{ij} = |W_{ij}| \ \text{ or } \ |W_{ij}|\, \|x_j\|_2, \qquad
+          M_{ij} = [\,s_{ij} \text{ not among the smallest}\,]
 
 Notation  W (out, in) a weight, one row for each output; x_j values of input j over the calibration data; M mask, True
           where a weight is kept; r the share of zeros of a tensor.
 Cost      a sort of each weight; Wanda one pass of the calibration data.
-Pitfalls  masks are not remembered by the optimiser: apply them again after each step of a fine-tuning. Which ratios and
-          which criterion are best is a question to the data: `compare_pruning` asks it.
-References  M. Sun and others, A simple and effective pruning approach for large language models, 2023, arXiv 2306.11695.
-          S. Han and others, Learning both weights and connections for efficient neural networks, 2015, arXiv 1506.02626.
+Pitfalls  masks are not remembered by the optimiser: apply them again after each step of a fine-tuning. Which ratios
+          and which criterion are best is a question to the data: `compare_pruning` asks it.
+References  M. Sun and others, A simple and effective pruning approach for large language models, 2023,
+          arXiv 2306.11695.
+          S. Han and others, Learning both weights and connections for efficient neural networks, 2015,
+          arXiv 1506.02626.
 """
 
 from __future__ import annotations
@@ -57,8 +60,8 @@ def prune(model, ratios, *, criterion=None, calibration=None):
     Notes
     -----
     The number of zeros over all tensors is exactly what the ratios ask for, rounded once, and shared by largest
-    remainder. Ties are broken by index. Zeros that are there go first; where a row holds more than its share, they stay in
-    addition. Tied weights are pruned once.
+    remainder. Ties are broken by index. Zeros that are there go first; where a row holds more than its share, they
+    stay in addition. Tied weights are pruned once.
 
     Examples
     --------
@@ -116,8 +119,8 @@ def apply_masks(model, masks):
         for weight, mask in zip(weights, masks.values(), strict=True):
             if mask.shape != weight.parameter.shape:
                 raise InvalidInputError(
-                    f"masks must have the shapes of the weights; {weight.name} has {tuple(weight.parameter.shape)}, its "
-                    f"mask {tuple(mask.shape)}. Prune this model."
+                    f"masks must have the shapes of the weights; {weight.name} has {tuple(weight.parameter.shape)}, "
+                    f"its mask {tuple(mask.shape)}. Prune this model."
                 )
             # Not a product: that would leave -0.0.
             weight.parameter.masked_fill_(~mask.to(weight.parameter.device), 0)

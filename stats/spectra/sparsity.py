@@ -9,9 +9,9 @@ Cost      that of a sort.
 Pitfalls  the rule is a heuristic. On a sentence encoder of six blocks, at 40, 50 and 60 %, it lost against uniform
           magnitude pruning, and the inverted rule and plain per-row pruning won: measure, by `validate` or by
           `compare_pruning`, before you believe it.
-References  H. Lu and others, AlphaPruning: using heavy-tailed self regularization theory for improved layer-wise pruning
-          of large language models, 2024, arXiv 2410.10912. Y. Hu and others, Eigenspectrum analysis of neural networks
-          without aspect ratio bias, 2025, arXiv 2506.06280.
+References  H. Lu and others, AlphaPruning: using heavy-tailed self regularization theory for improved layer-wise
+          pruning of large language models, 2024, arXiv 2410.10912. Y. Hu and others, Eigenspectrum analysis of neural
+          networks without aspect ratio bias, 2025, arXiv 2506.06280.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def assign_sparsity(
     spreads = [check_number("eps", one) for one in np.atleast_1d(np.asarray(eps, dtype=object))]
     if not spreads or (len(spreads) > 1 and validate is None):
         raise InvalidInputError(
-            f"eps must be one number where validate is None; got {len(spreads)}. Pass validate=, a callable that scores."
+            f"eps must be one number where validate is None; got {len(spreads)}. Pass a callable as validate."
         )
     uniform = np.full(len(keys), target)
     candidates = [(f"eps={one:g}", one, "magnitude", allocate(alpha, d, target, one, r_min, r_max)) for one in spreads]

@@ -3,8 +3,9 @@ r"""Weights of a module as matrices with one row for each output, whatever their
 Notation  a Linear holds (out, in); a convolution (out, in/groups, k...); a transposed one (in, out/groups, k...); the
           Conv1D of transformers (in, out); a fused projection or the gates of an LSTM stack outputs along axis 0.
 Cost      none: views, but for transposed convolutions with groups, which are copied.
-Pitfalls  tied weights are one parameter with several names: they come once, under the first, and the others are aliases.
-References  M. Sun and others, A simple and effective pruning approach for large language models, 2023, arXiv 2306.11695.
+Pitfalls  tied weights are one parameter with several names: they come once, under the first, the others are aliases.
+References  M. Sun and others, A simple and effective pruning approach for large language models, 2023,
+          arXiv 2306.11695.
 """
 
 from __future__ import annotations
@@ -185,7 +186,8 @@ def resolve_names(weights, names, what="ratios"):
     for name in names:
         if name not in known:
             raise InvalidInputError(
-                f"{what} must name weights of two or more axes; {name!r} is none of {', '.join(w.name for w in weights)}."
+                f"{what} must name weights of two or more axes; {name!r} is none of "
+                f"{', '.join(w.name for w in weights)}."
             )
         if any(known[name] is one for one in chosen):
             raise InvalidInputError(f"{what} must name a weight once; {name!r} is tied to another. Leave one out.")
@@ -273,7 +275,7 @@ def is_transposed_linear(module):
 
 
 def _is_vector(module, attribute, parameter):
-    """Whether a parameter of several axes is a vector in disguise: the gains of a weight norm, the biases of attention."""
+    """Whether a parameter of several axes is a vector in disguise: gains of a weight norm, biases of attention."""
     if isinstance(module, nn.MultiheadAttention) and attribute in ("bias_k", "bias_v"):
         return True
     if sum(size > 1 for size in parameter.shape) > 1:
