@@ -12,14 +12,17 @@ References  Y. Hu and others, Eigenspectrum analysis of neural networks without 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from sciml.exceptions import InvalidInputError
+from sciml.stats.spectra.weight_views import as_rows, prunable_weights
 
-__all__ = ["ExponentTable", "by_tensor", "read_exponents"]
+__all__ = ["ExponentTable", "by_tensor", "model_exponents", "read_exponents"]
 
 _PART = re.compile(r"\[[^\[\]]*\]$")
 
@@ -177,6 +180,43 @@ def by_tensor(table):
     comparable = np.bincount(owner, ~table.comparable, n) == 0
     names = None if table.names is None else keys
     return ExponentTable(names, alpha, se, sizes, keys, tuned, comparable)
+
+
+def model_exponents(model, names, metric="alpha_farms"):
+    """Return the exponents of some weights of a model, whole tensors.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any.
+    names : sequence of str
+        Keys of the state dict.
+    metric : str
+        Exponent; "alpha_farms" by default.
+
+    Returns
+    -------
+    ExponentTable
+        Of those of the weights that have a row in the diagnosis.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sciml.stats.spectra.exponents import model_exponents
+    >>> model = torch.nn.Linear(20, 20)
+    >>> model_exponents(model, ["weight"]).names
+    ['weight']
+    """
+    alphas = {}
+    for weight in prunable_weights(model):
+        if weight.name in names:
+            matrix = as_rows(weight).double()
+            matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+            values = torch.linalg.eigvalsh(matrix @ matrix.T).clamp_min(0)
+            tail = values[len(values) // 2 :]
+            total = float((tail / tail[0]).log().sum())
+            alphas[weight.name] = 1 + len(tail) / total if len(values) >= 10 and total > 0 else math.nan
+    return by_tensor(read_exponents(alphas, metric=metric))
 
 
 def _sums(owner, values, n):

@@ -24,10 +24,10 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sciml.exceptions import FallbackWarning, InvalidInputError, InvalidTypeError
-from sciml.stats.spectra.exponents import by_tensor, read_exponents
+from sciml.stats.spectra.exponents import model_exponents
 from sciml.stats.spectra.layer_groups import excluded_layers, layer_owners, param_groups
 from sciml.stats.spectra.learning_rates import rate_factors
-from sciml.stats.spectra.weight_views import as_rows, prunable_weights
+from sciml.stats.spectra.weight_views import prunable_weights
 from sciml.validation import check_number
 
 __all__ = ["LayerwiseLR", "param_groups"]
@@ -381,8 +381,7 @@ class LayerwiseLR(LRScheduler):
                 stacklevel=3,
             )
         else:
-            table = by_tensor(read_exponents(*layer_alphas(self.model, self._layers, self.metric)))
-            self._adopt(table)
+            self._adopt(model_exponents(self.model, self._layers, self.metric))
         self._cost = time.perf_counter() - start
         self._seconds_estimating += self._cost
         self._last_interval = self._since if self._n_estimates else None
@@ -417,20 +416,6 @@ _COUNTERS = (
     "_seconds_since",
     "_last_interval",
 )
-
-
-def layer_alphas(model, names, metric):
-    """Return exponents by layer, and the metric they are."""
-    alphas = {}
-    for weight in prunable_weights(model):
-        if weight.name in names:
-            matrix = as_rows(weight).double()
-            matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-            values = torch.linalg.eigvalsh(matrix @ matrix.T).clamp_min(0)
-            tail = values[len(values) // 2 :]
-            total = float((tail / tail[0]).log().sum())
-            alphas[weight.name] = 1 + len(tail) / total if len(values) >= 10 and total > 0 else math.nan
-    return (alphas,)
 
 
 def _split(optimizer, model, left_out):
