@@ -7,14 +7,16 @@ Pitfalls  prefixes of wrappers ("module.", "_orig_mod.") are taken off, so that 
           The state of an optimiser looks like weights and is none: it is skipped with that reason.
 """
 
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from sciml.exceptions import InvalidInputError
+from sciml.exceptions import CheckpointError, InvalidInputError
 from sciml.stats.spectra.stored_tensors import MemoryReader, StoredTensor, WeightSource
 
 _OPTIMISER = {
@@ -96,13 +98,15 @@ def is_optimiser_key(name):
     return name.rpartition(".")[2] in _OPTIMISER
 
 
-def open_mapping(values):
+def open_mapping(values, *, plain=True):
     """Return the tensors of a state dict, of nested dicts, or of a list of tensors.
 
     Parameters
     ----------
     values : mapping, list or tuple
         Torch tensors or arrays, or further mappings and lists of them.
+    plain : bool
+        Whether to take prefixes of wrappers off the names; True by default.
 
     Returns
     -------
@@ -123,8 +127,34 @@ def open_mapping(values):
     (['model.a', 'model.b.0'], [('epoch', 'no tensor: int')])
     """
     source = WeightSource({})
-    count = [0]
-    _walk(source, "", values, None, (), count)
+    _walk(source, "", values, None, (), itertools.count(1), plain)
+    return source
+
+
+def renamed(source):
+    """Take the prefixes of wrappers off the names of a source, and an optimiser's tensors out of it.
+
+    Parameters
+    ----------
+    source : WeightSource
+        Changed in place.
+
+    Returns
+    -------
+    WeightSource
+        The same.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sciml.stats.spectra.mappings import open_mapping, renamed
+    >>> list(renamed(open_mapping({"module.a": torch.ones(2)}, plain=False)).tensors)
+    ['a']
+    """
+    names = plain_names(source.tensors)
+    found = {names[key]: replace(tensor, name=names[key]) for key, tensor in source.tensors.items()}
+    source.skipped += [(name, _STATE) for name in found if is_optimiser_key(name)]
+    source.tensors = {name: tensor for name, tensor in found.items() if not is_optimiser_key(name)}
     return source
 
 
@@ -160,6 +190,8 @@ def add_value(source, name, value, *, reason=None, buffer=False):
         name, number = f"{base} ({number})", number + 1
     try:
         stored = stored_tensor(name, value, buffer=buffer)
+    except CheckpointError:
+        raise
     except InvalidInputError as error:
         reason = reason or str(error)
     if reason is None:
@@ -197,11 +229,36 @@ def stored_tensor(name, value, *, buffer=False):
     >>> stored_tensor("weight", np.eye(2)).dtype
     torch.float64
     """
+    if isinstance(value, LaterTensor):
+        if value.reason is not None:
+            raise InvalidInputError(value.reason)
+        return value.make(name)
     reader, shape, dtype, tie = _torch(value) if isinstance(value, torch.Tensor) else _numpy(value)
     nbytes = dtype.itemsize
     for n in shape:
         nbytes *= n
     return StoredTensor(name, shape, dtype, nbytes, tie=tie, buffer=buffer, reader=reader)
+
+
+class LaterTensor:
+    """A tensor that a file describes, before it has a name.
+
+    Parameters
+    ----------
+    make : callable or None
+        Takes the name and returns the :class:`StoredTensor`; None (the default) where it cannot be read.
+    reason : str or None
+        Why it cannot be read; None (the default) where it can.
+
+    Examples
+    --------
+    >>> from sciml.stats.spectra.mappings import LaterTensor, open_mapping
+    >>> open_mapping({"mask": LaterTensor(reason="a sparse tensor")}).skipped
+    [('mask', 'a sparse tensor')]
+    """
+
+    def __init__(self, make=None, reason=None):
+        self.make, self.reason = make, reason
 
 
 def is_array(value):
@@ -215,7 +272,8 @@ def is_array(value):
     Returns
     -------
     bool
-        True for torch tensors, NumPy arrays and what converts to them (with ``__array__`` and ``shape``).
+        True for torch tensors, NumPy arrays, what converts to them (with ``__array__`` and ``shape``), and
+        :class:`LaterTensor`.
 
     Examples
     --------
@@ -226,10 +284,11 @@ def is_array(value):
     """
     if isinstance(value, type):
         return False
-    return isinstance(value, (torch.Tensor, np.ndarray)) or (hasattr(value, "__array__") and hasattr(value, "shape"))
+    known = isinstance(value, (torch.Tensor, np.ndarray, LaterTensor))
+    return known or (hasattr(value, "__array__") and hasattr(value, "shape"))
 
 
-def _walk(source, prefix, values, reason, path, count):
+def _walk(source, prefix, values, reason, path, count, plain):
     if id(values) in path or len(path) > _DEPTH:
         raise InvalidInputError(
             f"obj holds itself, or dicts deeper than {_DEPTH}, at {prefix[:80]!r}. Pass a state dict."
@@ -237,21 +296,20 @@ def _walk(source, prefix, values, reason, path, count):
     if isinstance(values, Mapping):
         if reason is None and "param_groups" in values and "state" in values:
             reason = _STATE
-        flat = [str(key) for key, value in values.items() if is_array(value)]
-        names = plain_names(flat)
+            source.skipped.append((prefix or "obj", reason))
+        names = plain_names([str(key) for key, value in values.items() if is_array(value)]) if plain else {}
         items = [(names.get(str(key), str(key)), value) for key, value in values.items()]
     else:
         items = [(str(key), value) for key, value in enumerate(values)]
     for key, value in items:
-        count[0] += 1
-        if count[0] > _ENTRIES:
+        if next(count) > _ENTRIES:
             raise InvalidInputError(f"obj holds more than {_ENTRIES} values. Pass the state dict alone.")
         name = f"{prefix}.{key}" if prefix else key
         if is_array(value):
             add_value(source, name, value, reason=_STATE if reason is None and is_optimiser_key(name) else reason)
         elif isinstance(value, Mapping) or (isinstance(value, (list, tuple)) and any(map(_holds, value))):
-            _walk(source, name, value, reason, (*path, id(values)), count)
-        else:
+            _walk(source, name, value, reason, (*path, id(values)), count, plain)
+        elif reason is None:
             source.skipped.append((name, f"no tensor: {type(value).__name__}"))
 
 

@@ -12,17 +12,28 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from sciml.exceptions import InvalidTypeError
-from sciml.stats.spectra.mappings import is_array, open_mapping
+from sciml.exceptions import CheckpointError, InvalidTypeError
+from sciml.stats.spectra.folders import beside, open_folder
+from sciml.stats.spectra.mappings import is_array, open_mapping, renamed
 from sciml.stats.spectra.module_weights import check_not_empty, open_module
+from sciml.stats.spectra.numpy_file import open_numpy
 from sciml.stats.spectra.safetensors_file import open_safetensors
+from sciml.stats.spectra.shards import open_index
 from sciml.stats.spectra.stored_tensors import ModuleInfo as ModuleInfo
+from sciml.stats.spectra.stored_tensors import RegularFile
 from sciml.stats.spectra.stored_tensors import StoredTensor as StoredTensor
 from sciml.stats.spectra.stored_tensors import WeightSource as WeightSource
+from sciml.stats.spectra.torch_file import open_torch
 
 _ACCEPTED = (
     "a torch.nn.Module, a state dict, a tensor or array, a list of them, or a path to a .safetensors, .pt, .pth, .bin, "
     ".ckpt, .npz file, an index of shards, or a folder"
+)
+_FOREIGN = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the weights", "Fetch them with: git lfs pull"),
+    (b"GGUF", "a GGUF file", "Pass the safetensors files that it was made from."),
+    (b"\x89HDF", "an HDF5 file", "Save its arrays with numpy.savez."),
+    (b"\x1f\x8b", "compressed with gzip", "Unpack it first."),
 )
 
 
@@ -73,4 +84,34 @@ def open_weights(obj):
 
 
 def _open_path(path):
-    return open_safetensors(path)
+    lower = path.lower()
+    if os.path.isdir(path):
+        return open_folder(path)
+    if lower.endswith(".index.json"):
+        source = open_index(path)
+    else:
+        file = RegularFile(path)
+        head = file.read(0, min(file.size, 512)).numpy().tobytes()
+        file.close()
+        source = _open_file(path, lower, head, file.size)
+    source.metadata = {**source.metadata, **beside(os.path.dirname(path) or ".")}
+    return source
+
+
+def _open_file(path, lower, head, size):
+    """Open a file by its first bytes: endings of names are often wrong, but for those that say safetensors or npz."""
+    for start, kind, remedy in _FOREIGN:
+        if head.startswith(start):
+            raise CheckpointError(f"{path!r} is {kind}. {remedy}", path=path)
+    if head[257:262] == b"ustar":
+        raise CheckpointError(
+            f"{path!r} is a tar archive: a file of a torch before 0.2, or a packed folder. Unpack it, or load it "
+            "with the torch that wrote it, and save the state dict with safetensors.",
+            path=path,
+        )
+    is_header = head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
+    if lower.endswith(".safetensors") or is_header:
+        return renamed(open_safetensors(path))
+    if head.startswith(b"\x93NUMPY") or lower.endswith(".npz"):
+        return open_numpy(path)
+    return open_torch(path)
