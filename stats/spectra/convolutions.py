@@ -20,9 +20,9 @@ from sciml.stats.spectra.views import Cut, Turned
 
 __all__ = ["convolution_views", "is_convolution", "is_spectral", "spectral_views", "stack_views"]
 
-_CONV_NAME = re.compile(r"conv|patch_?embed|downsample", re.IGNORECASE)
+_CONV_NAME = re.compile(r"conv|patch_?embed|down_?sample", re.IGNORECASE)
 _SPECTRAL_NAME = re.compile(r"spectral|fourier|fno|(^|\.)weights?_?[1-4]$", re.IGNORECASE)
-_STACK_NAME = re.compile(r"expert|moe|rel(ative)?_?pos|bias_table", re.IGNORECASE)
+_STACK_NAME = re.compile(r"expert|moe|rel_?pos|relative|bias_table", re.IGNORECASE)
 _LONGEST_KERNEL = 64
 
 
@@ -129,7 +129,7 @@ def convolution_views(base, *, conv="slice", min_size=16, groups=1, transposed=F
     k = math.prod(kernel)
     if second == 1 and (groups > 1 or transposed is False) and first > 1:
         if min(first, k) < min_size:
-            return f"depthwise convolution: its matrix {first} x {k} is below min_size={min_size}"
+            return f"one input for each output (depthwise): {first} x {k} is below min_size={min_size}"
         return [Cut(base, ((0, first),), ((0, 1),))]
     size, rest = divmod(first, groups)
     if rest:

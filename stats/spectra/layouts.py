@@ -329,11 +329,11 @@ def layers_of(
     for name, value in (("num_heads", num_heads), ("num_kv_heads", num_kv_heads)):
         if value is not None:
             check_number(name, value, low=1, integer=True)
-    tensors, metadata = source.tensors, getattr(source, "metadata", {}) or {}
+    tensors, metadata = source.tensors, _settings(getattr(source, "metadata", None))
     modules = getattr(source, "modules", {}) or {}
-    shapes = {logical_key(key): tuple(stored.shape) for key, stored in tensors.items()}
-    reading = Reading(metadata, modules, shapes, qkv_layout, num_heads, num_kv_heads)
     restored, consumed = find_quantised(tensors, metadata)
+    shapes = {logical_key(key): tuple(restored.get(key, stored).shape) for key, stored in tensors.items()}
+    reading = Reading(metadata, modules, shapes, qkv_layout, num_heads, num_kv_heads)
     adapters, sums, factors = find_adapters(tensors, restored, metadata, modules)
     consumed = {**factors, **consumed}
     left_out = _filter(tensors, include, exclude)
@@ -356,6 +356,13 @@ def layers_of(
         else:
             layers += new
     return _unique(layers), skipped
+
+
+def _settings(metadata):
+    """Return what configurations tell, in one dict."""
+    metadata = metadata or {}
+    config = metadata.get("config") or {}
+    return {**(metadata.get("adapter_config") or {}), **config, **(config.get("text_config") or {}), **metadata}
 
 
 def _filter(tensors, include, exclude):
@@ -431,16 +438,16 @@ def _parts_of_matrix(key, base, reading, info, kind, part, make):
 
 def _adapter_layer(key, stored, entry, kind="adapter"):
     """Return the layer of an adapter's product, or of a base with it."""
-    name, view = entry
+    view = entry.view
     return Layer(
-        name=name,
+        name=entry.name,
         tensor=key,
         module=key.rpartition(".")[0],
         kind=kind,
         shape=tuple(stored.shape),
         views=(view,),
         stored_dtype=str(stored.dtype).removeprefix("torch."),
-        part="adapter" if kind == "adapter" else "base+adapter",
+        part=entry.part,
         low_rank=view.rank if kind == "adapter" else None,
     )
 

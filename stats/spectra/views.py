@@ -428,8 +428,11 @@ class LowRank:
         >>> LowRank(stored(torch.ones(4, 2)), stored(torch.ones(2, 3))).rows(1, 3).shape
         torch.Size([2, 3])
         """
-        B, A, scale = self.factors()
-        return scale * (B[start:stop] @ A)
+        if self.turned or self.transposed:
+            B, A, scale = self.factors()
+            return scale * (B[start:stop] @ A)
+        A, B = self.A.rows(0, self.A.shape[0]), self.B.rows(start, stop)
+        return self.scale * (B.to(self.dtype) @ A.to(self.dtype))
 
     def take(self, index):
         """Form single rows of the product.
