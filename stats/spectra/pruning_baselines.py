@@ -159,7 +159,7 @@ def compare_pruning(
     >>> model = torch.nn.Sequential(torch.nn.Linear(30, 20, bias=False), torch.nn.Linear(20, 20, bias=False))
     >>> for layer in model:
     ...     layer.weight.data = torch.randn(layer.weight.shape, generator=rng)
-    >>> x = torch.randn(50, 30, generator=rng)
+    >>> x = torch.randn(50, 30, generator=rng) * torch.logspace(-2, 0, 30)
     >>> y = model(x).detach()
     >>> table = compare_pruning(
     ...     model, lambda net: -float((net(x) - y).square().mean()), 0.5, calibration=x, alphas=[2.0, 3.0]
