@@ -52,10 +52,9 @@ def open_folder(path):
     Examples
     --------
     >>> import tempfile, torch
-    >>> from safetensors.torch import save_file
     >>> from sciml.stats.spectra.folders import open_folder
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_file({"weight": torch.eye(2)}, folder + "/model.safetensors")
+    ...     torch.save({"weight": torch.eye(2)}, folder + "/pytorch_model.bin")
     ...     list(open_folder(folder).tensors)
     ['weight']
     """

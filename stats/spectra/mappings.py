@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sciml.exceptions import CheckpointError, InvalidInputError
-from sciml.stats.spectra.stored_tensors import MemoryReader, StoredTensor, WeightSource
+from sciml.stats.spectra.stored_tensors import ComputedReader, MemoryReader, StoredTensor, WeightSource
 
 _OPTIMISER = {
     "acc_delta", "exp_avg", "exp_avg_sq", "exp_inf", "grad_avg", "max_exp_avg_sq", "momentum_buffer", "square_avg"
@@ -326,9 +326,9 @@ def _torch(value):
     if value.is_nested or value.layout != torch.strided:
         raise InvalidInputError(f"a nested or sparse tensor ({value.layout}): pass value.to_dense()")
     if value.is_quantized:
-        return _Made(value.dequantize), tuple(value.shape), torch.float32, None
+        return ComputedReader(value.dequantize), tuple(value.shape), torch.float32, None
     if hasattr(value, "full_tensor"):
-        return _Made(lambda: value.detach().full_tensor()), tuple(value.shape), value.dtype, None
+        return ComputedReader(lambda: value.detach().full_tensor()), tuple(value.shape), value.dtype, None
     return MemoryReader(value), tuple(value.shape), value.dtype, _tie(value)
 
 
@@ -340,18 +340,6 @@ def _tie(value):
     if place == 0 or value.numel() == 0:
         return None
     return str(value.device), place, value.storage_offset(), tuple(value.shape), value.stride(), value.dtype
-
-
-class _Made(MemoryReader):
-    """A tensor that is made at each reading, since keeping it would take the memory twice."""
-
-    def __init__(self, make):
-        self._make = make
-
-    @property
-    def _tensor(self):
-        with torch.no_grad():
-            return self._make()
 
 
 def _numpy(value):

@@ -11,8 +11,8 @@ import torch
 from torch.nn.utils import parametrize
 
 from sciml.exceptions import InvalidInputError
-from sciml.stats.spectra.mappings import _Made, add_value, plain_name
-from sciml.stats.spectra.stored_tensors import ModuleInfo, StoredTensor, WeightSource
+from sciml.stats.spectra.mappings import add_value, plain_name
+from sciml.stats.spectra.stored_tensors import ComputedReader, ModuleInfo, StoredTensor, WeightSource
 
 _FAMILIES = (
     ("attention", (torch.nn.MultiheadAttention,)),
@@ -112,7 +112,7 @@ def _add_module(source, prefix, module):
         with torch.no_grad():
             value = make()
         source.tensors[prefix + key] = StoredTensor(
-            prefix + key, tuple(value.shape), value.dtype, value.nbytes, reader=_Made(make)
+            prefix + key, tuple(value.shape), value.dtype, value.nbytes, reader=ComputedReader(make)
         )
         for name, tensor in stored:
             add_value(source, prefix + name, tensor, reason=f"part of {prefix + key}, which is computed from it")

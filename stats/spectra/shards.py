@@ -42,12 +42,11 @@ def open_index(path):
     Examples
     --------
     >>> import json, pathlib, tempfile, torch
-    >>> from safetensors.torch import save_file
     >>> from sciml.stats.spectra.shards import open_index
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_file({"a": torch.eye(2)}, folder + "/one.safetensors")
-    ...     index = pathlib.Path(folder, "model.safetensors.index.json")
-    ...     _ = index.write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
+    ...     torch.save({"a": torch.eye(2)}, folder + "/one.bin")
+    ...     index = pathlib.Path(folder, "pytorch_model.bin.index.json")
+    ...     _ = index.write_text(json.dumps({"weight_map": {"a": "one.bin"}}))
     ...     list(open_index(index).tensors)
     ['a']
     """

@@ -280,6 +280,31 @@ class MemoryReader:
         return tensor[index].resolve_conj().resolve_neg()
 
 
+class ComputedReader(MemoryReader):
+    """Rows of a tensor that is computed at each reading, since keeping it would take its memory a second time.
+
+    Parameters
+    ----------
+    make : callable
+        Takes nothing and returns the tensor; called without derivatives.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sciml.stats.spectra.stored_tensors import ComputedReader
+    >>> ComputedReader(lambda: torch.arange(4) ** 2).rows(2, 4)
+    tensor([4, 9])
+    """
+
+    def __init__(self, make):
+        self._make = make
+
+    @property
+    def _tensor(self):
+        with torch.no_grad():
+            return self._make()
+
+
 class FileReader:
     """Rows of a tensor that lies in a file.
 
