@@ -110,7 +110,7 @@ def _null_alpha(m, n, q, n_windows):
     return 1 + _inverse_mean(m, n, p) / (1 - p) * (N - i) / N * excess
 
 
-def null_std(rows, cols, height, width, n_repeats=1, q=0.5, *, n_matrices=1):
+def null_std(rows, cols, height, width, n_repeats=1, q=0.5, *, n_windows=None, n_matrices=1):
     """Return the standard deviation of the pooled half-Hill exponent over matrices of independent Gaussian entries.
 
     A matrix is cut into as many disjoint windows as fit, after random permutations of its rows and columns, and this
@@ -127,6 +127,8 @@ def null_std(rows, cols, height, width, n_repeats=1, q=0.5, *, n_matrices=1):
         How often the matrix is cut; 1 by default.
     q : float
         Share of the eigenvalues below the threshold, strictly between 0 and 1; 0.5 by default.
+    n_windows : int or None
+        How many windows each cut uses; None (the default) for all that fit.
     n_matrices : int
         Independent matrices that are pooled, such as the slices of a convolution; 1 by default.
 
@@ -138,7 +140,7 @@ def null_std(rows, cols, height, width, n_repeats=1, q=0.5, *, n_matrices=1):
     Raises
     ------
     InvalidInputError
-        For sizes below 1, a window larger than the matrix, or a q outside (0, 1).
+        For sizes below 1, a window larger than the matrix, more windows than fit, or a q outside (0, 1).
 
     Examples
     --------
@@ -156,6 +158,8 @@ def null_std(rows, cols, height, width, n_repeats=1, q=0.5, *, n_matrices=1):
             f"height and width must be at most the {rows} rows and {cols} columns of the matrix; got {height} and "
             f"{width}. Take a smaller window, or turn it."
         )
+    if n_windows is not None:
+        tiles = check_number("n_windows", n_windows, low=1, high=tiles, integer=True)
     m, n = sorted((sizes["height"], sizes["width"]))
     share = m * n / (sizes["rows"] * sizes["cols"])
     variance = _relative_variance(m, n, tiles, share, sizes["n_repeats"], q)
