@@ -67,7 +67,7 @@ def test_exponent_is_that_of_a_slow_quadrature(gamma, q):
 def test_exponent_of_a_very_long_matrix_tends_to_its_limit():
     gamma = np.array([1 / 128, 1e-4, 1e-8])
     limit = 1 + 3 * np.pi / (8 * np.sqrt(gamma))
-    assert (np.abs(mp_alpha(gamma) / limit - 1) < [0.02, 1e-3, 1e-5]).all()
+    assert (np.abs(mp_alpha(gamma) / limit - 1) < [0.02, 2e-3, 2e-5]).all()
 
 
 def test_exponent_keeps_shapes_and_is_smooth_where_the_series_takes_over():

@@ -161,7 +161,7 @@ def test_spread_follows_its_laws():
     assert 0.5 * many[0] < many[1] < 0.6 * many[0]
     assert many[3] > 0.1 * many[0]
     # Linear statistics: one over the size, but for a logarithm.
-    assert 1.9 < null_std(256, 256, 128, 128) / null_std(512, 512, 256, 256) < 2
+    assert 1.8 < null_std(256, 256, 128, 128) / null_std(512, 512, 256, 256) < 2
 
 
 def test_spread_refuses_windows_that_do_not_fit():
