@@ -36,6 +36,7 @@ _WHERE = {
     "ILASDP": "sciml.stats.clustering.estimator",
     "Initial": "sciml.solvers.gp_pde",
     "KernelMethod": "sciml.solvers.gp_pde",
+    "LayerwiseLR": "sciml.stats.spectra.scheduler",
     "LearnedTV": "sciml.inverse.bilevel.imaging_estimator",
     "LowerProblem": "sciml.inverse.bilevel",
     "MDM": "sciml.stats.spd.geometry_estimator",
@@ -60,25 +61,36 @@ _WHERE = {
     "TimeBasisCovariance": "sciml.stats.spd.descriptor_estimator",
     "UnknownFunction": "sciml.solvers.gp_pde",
     "UpperLoss": "sciml.inverse.bilevel",
+    "assign_lr": "sciml.stats.spectra.learning_rates",
+    "assign_sparsity": "sciml.stats.spectra.sparsity",
     "blind_deconvolve": "sciml.inverse.calibration",
     "check_constants": "sciml.inverse.bilevel",
     "check_hypergradient": "sciml.inverse.bilevel",
     "classify_spd": "sciml.stats.spd",
     "cluster": "sciml.stats.clustering",
     "config_context": "sciml._config",
+    "diagnose": "sciml.stats.spectra.solve",
+    "farms_spectrum": "sciml.stats.spectra.farms",
     "fit_gp": "sciml.solvers.gp_regression",
+    "fit_mp": "sciml.stats.spectra.marchenko_pastur",
+    "fit_powerlaw": "sciml.stats.spectra.power_law",
     "get_config": "sciml._config",
+    "hill": "sciml.stats.spectra.power_law",
     "hypergradient": "sciml.inverse.bilevel",
     "ila_sdp": "sciml.stats.clustering",
     "kmeans_sdp": "sciml.stats.clustering",
     "learn_hyperparameters": "sciml.inverse.bilevel",
     "load": "sciml.results",
+    "mp_alpha": "sciml.stats.spectra.marchenko_pastur",
+    "open_weights": "sciml.stats.spectra.sources",
     "optimality_gap": "sciml.stats.clustering",
+    "prune": "sciml.stats.spectra.pruning",
     "select_n_clusters": "sciml.stats.clustering",
     "self_calibrate": "sciml.inverse.calibration",
     "set_config": "sciml._config",
     "show_versions": "sciml._versions",
     "solve_pde": "sciml.solvers.gp_pde",
+    "spectrum": "sciml.stats.spectra.spectrum",
     "trace": "sciml._trace",
 }
 _PARTS = (
@@ -173,6 +185,16 @@ if TYPE_CHECKING:
     from sciml.stats.spd.geometry_estimator import MDM, SPDKNN, SPDMean, SPDRecenter, SPDTangentSpace
     from sciml.stats.spd.network import SPDNet
     from sciml.stats.spd.network_estimator import SPDNetClassifier
+    from sciml.stats.spectra.farms import farms_spectrum
+    from sciml.stats.spectra.learning_rates import assign_lr
+    from sciml.stats.spectra.marchenko_pastur import fit_mp, mp_alpha
+    from sciml.stats.spectra.power_law import fit_powerlaw, hill
+    from sciml.stats.spectra.pruning import prune
+    from sciml.stats.spectra.scheduler import LayerwiseLR
+    from sciml.stats.spectra.solve import diagnose
+    from sciml.stats.spectra.sources import open_weights
+    from sciml.stats.spectra.sparsity import assign_sparsity
+    from sciml.stats.spectra.spectrum import spectrum
 
 # A library stays silent until its user configures logging.
 logging.getLogger("sciml").addHandler(logging.NullHandler())

@@ -180,3 +180,26 @@ class UnsafeCheckpointError(CheckpointError):
     def __init__(self, message="", *, path=None, offending=None):
         super().__init__(message, path=path)
         self.offending = offending
+
+
+class NonFiniteWeightError(InvalidInputError):
+    """A layer of a network holds NaN or infinities.
+
+    Parameters
+    ----------
+    message : str
+        The whole text.
+    layer : str or None
+        Name of the layer.
+    count : int or None
+        Number of entries that are no numbers.
+
+    Examples
+    --------
+    >>> NonFiniteWeightError("fc.weight holds 3 NaN", layer="fc.weight", count=3).count
+    3
+    """
+
+    def __init__(self, message="", *, layer=None, count=None):
+        super().__init__(message)
+        self.layer, self.count = layer, count
