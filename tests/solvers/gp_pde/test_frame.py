@@ -200,7 +200,7 @@ def test_a_gap_is_told():
 
 
 def test_noise_is_told_and_its_effect_is_estimated():
-    pde, u = line(4000, omega=30.0, noise=1e-4)
+    pde, u = line(2000, omega=30.0, noise=1e-4)
     sol = solved(pde)
     assert sol.status == "not_converged"
     assert "they are noisy" in sol.report["reason"]
