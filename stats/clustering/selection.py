@@ -124,8 +124,8 @@ def select_n_clusters(
     --------
     >>> import numpy as np
     >>> from sciml.stats.clustering import select_n_clusters
-    >>> X = np.random.default_rng(0).normal(size=(90, 2)) + np.repeat([[0, 0], [9, 0], [0, 9]], 30, axis=0)
-    >>> select_n_clusters(X, random_state=0).n_clusters
+    >>> X = np.random.default_rng(0).normal(size=(60, 2)) + np.repeat([[0, 0], [9, 0], [0, 9]], 20, axis=0)
+    >>> select_n_clusters(X, (2, 3, 4), random_state=0).n_clusters
     3
     """
     check_option("criterion", criterion, CRITERIA)
