@@ -130,7 +130,7 @@ def test_a_sketch_is_lifted_to_all_rows():
 
 def test_the_number_of_clusters_is_found():
     X, _ = gaussian_clusters(90, 3, 2, 12, 4, random_state=0)
-    assert cluster(X, "auto", random_state=0, certify=False).n_clusters == 3
+    assert cluster(X, "auto", covariance_prior="spherical", random_state=0, certify=False).n_clusters == 3
 
 
 def test_few_points():
