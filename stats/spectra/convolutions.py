@@ -51,19 +51,17 @@ def is_convolution(key, shape, info=None, min_size=16):
     >>> is_convolution("features.0.weight", (64, 3, 7, 7)), is_convolution("mlp.experts.w1", (8, 64, 64))
     (True, False)
     """
-    kind = getattr(info, "type", "")
-    if "Conv" in kind and kind != "Conv1D":
-        return 3 <= len(shape) <= 5
-    if not 3 <= len(shape) <= 5 or _STACK_NAME.search(key):
+    family = getattr(info, "family", "")
+    if family or not 3 <= len(shape) <= 5:
+        return family == "conv" and len(shape) > 2
+    if _STACK_NAME.search(key) or shape[0] == 1:
         return False
-    if _CONV_NAME.search(key):
+    if _CONV_NAME.search(key) or "Conv" in getattr(info, "type", ""):
         return True
-    if len(shape) == 3:
-        return shape[-1] < min_size
-    return max(shape[2:]) <= _LONGEST_KERNEL and shape[0] > 1
+    return shape[-1] < min_size if len(shape) == 3 else max(shape[2:]) <= _LONGEST_KERNEL
 
 
-def is_spectral(key, shape, is_complex):
+def is_spectral(key, shape, is_complex, info=None):
     """Return whether a tensor holds complex weights of Fourier modes, complex or as pairs of real numbers.
 
     Parameters
@@ -74,6 +72,8 @@ def is_spectral(key, shape, is_complex):
         Its shape.
     is_complex : bool
         Whether it is stored as complex numbers.
+    info : object or None
+        Description of its module, where known; None by default.
 
     Returns
     -------
@@ -88,14 +88,15 @@ def is_spectral(key, shape, is_complex):
     """
     if is_complex:
         return len(shape) >= 3
-    return len(shape) >= 4 and shape[-1] == 2 and bool(_SPECTRAL_NAME.search(key))
+    named = _SPECTRAL_NAME.search(key) or _SPECTRAL_NAME.search(getattr(info, "type", ""))
+    return len(shape) >= 4 and shape[-1] == 2 and bool(named) and getattr(info, "family", "") != "conv"
 
 
 def _positions(sizes):
     return list(itertools.product(*(range(size) for size in sizes)))
 
 
-def convolution_views(base, *, conv="slice", min_size=16, groups=1, transposed=False):
+def convolution_views(base, *, conv="slice", min_size=16, groups=None, transposed=False):
     """Return the matrices of a kernel, or why there are none.
 
     Parameters
@@ -107,8 +108,8 @@ def convolution_views(base, *, conv="slice", min_size=16, groups=1, transposed=F
         `min_size` are flattened in any case.
     min_size : int
         Smallest side for which slices are taken; 16 by default.
-    groups : int
-        Number of groups g; 1 by default.
+    groups : int or None
+        Number of groups g; None (the default): unknown, so that one input for each output means a depthwise kernel.
     transposed : bool
         Whether inputs come first; False by default.
 
@@ -127,13 +128,12 @@ def convolution_views(base, *, conv="slice", min_size=16, groups=1, transposed=F
     """
     first, second, *kernel = base.shape
     k = math.prod(kernel)
-    if second == 1 and (groups > 1 or transposed is False) and first > 1:
+    if second == 1 and groups != 1:
         if min(first, k) < min_size:
-            return f"one input for each output (depthwise): {first} x {k} is below min_size={min_size}"
+            return f"depthwise convolution: its matrix {first} x {k} is below min_size={min_size}"
         return [Cut(base, ((0, first),), ((0, 1),))]
-    size, rest = divmod(first, groups)
-    if rest:
-        groups, size = 1, first
+    groups = groups if groups and first % groups == 0 else 1
+    size = first // groups
     runs = [(g * size, (g + 1) * size) for g in range(groups)]
     sliced = conv == "slice" and min(size, second) >= min_size
     if not transposed:

@@ -79,11 +79,13 @@ def _halves(key, shape, reading):
     down = reading.shapes.get(key.replace(match[0], "down_proj")) if match else None
     if down is None or len(down) != len(shape):
         return None
-    inner = set(down[-2:])
-    axes = [axis for axis in (0, 1) if shape[axis - 2] % 2 == 0 and {shape[axis - 2] // 2, shape[-1 - axis]} == inner]
+    # Inputs and outputs change places from one to the other: (2 I, H) goes with (H, I), and (H, 2 I) with (I, H).
+    m, n = shape[-2:]
+    axes = [axis for axis, fits in ((0, (n, m / 2)), (1, (n / 2, m))) if tuple(down[-2:]) == fits]
     if len(axes) != 1:
         return None
-    size, axis = shape[axes[0] - 2], axes[0]
+    axis = axes[0]
+    size = shape[axis - 2]
     interleaved = f"{key.removesuffix('_blocks')}_bias" in reading.shapes
     first, second = (
         (slice(0, size, 2), slice(1, size, 2)) if interleaved else (slice(0, size // 2), slice(size // 2, size))

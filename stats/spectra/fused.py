@@ -30,6 +30,7 @@ GATES = {
 _RECURRENT = re.compile(r"weight_(ih|hh|hr)((?:_l\d+)?(?:_reverse)?)$")
 _GATE_COUNT = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3, "RNN": 1, "RNNCell": 1}
 _INTERLEAVED = ("gptneox", "gpt_neox", "bloom", "internlm2")
+_PLAIN_LEAVES = ("weight", "qweight", "weight_packed", "weight_orig", "weight_v", "_data", "kernel")
 _GATE_UP = {
     "gate_up_proj": ("gate", "up"),
     "w12": ("gate", "up"),
@@ -212,7 +213,7 @@ def split_fused_weight(key, shape, reading, transposed=False):
     recurrent = _RECURRENT.search(leaf)
     if recurrent:
         return _gates(key, path, outputs, recurrent, reading)
-    owner = path.rpartition(".")[2] if leaf not in ("in_proj_weight", "gate_up_proj") else leaf
+    owner = path.rpartition(".")[2] if leaf in _PLAIN_LEAVES else leaf
     if owner in _GATE_UP:
         return _equal(outputs, _GATE_UP[owner])
     if owner in ("to_kv", "kv", "kv_proj") and (owner == "to_kv" or outputs == 2 * inputs):

@@ -409,10 +409,10 @@ def _layers_of_tensor(key, base, stored, reading, conv, split_fused, min_size):
         kind = "recurrent"
     if len(shape) == 2:
         return _parts_of_matrix(logical, base, reading if split_fused else None, info, kind, part, make)
-    if is_spectral(logical, shape, base.dtype.is_complex):
+    if is_spectral(logical, shape, base.dtype.is_complex, info):
         return [make("spectral", spectral_views(base, is_complex=base.dtype.is_complex))]
     if is_convolution(logical, shape, info, min_size):
-        groups, turned = getattr(info, "groups", 1) or 1, bool(getattr(info, "transposed", False))
+        groups, turned = getattr(info, "groups", None), bool(getattr(info, "transposed", False))
         views = convolution_views(base, conv=conv, min_size=min_size, groups=groups, transposed=turned)
         return views if isinstance(views, str) else [make("conv", views)]
     if kind == "embedding":

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 
+from sciml.stats.spectra.experts import is_expert
+
 __all__ = ["kind_of", "logical_key", "reason_to_skip"]
 
 _EMBEDDING = re.compile(
-    r"^(wte|wpe|shared|embed|embeddings?|embed_tokens|embed_positions|tok_embeddings|(word|token|token_type|position|pos|"
-    r"type|patch_position|positional|class|label|relative_attention|rel_pos|time|segment)_?(embed(ding)?s?|emb|bias)|"
-    r"pos_?embed(ding)?|absolute_pos_embed|position_ids_embed|embed_in|emb)$",
+    r"^(wte|wpe|shared|embed(_in|_tokens|_positions)?|embeddings?|(\w+_)?(embed|embeds|embedding|embeddings|emb)|\w*pos_?embed|"
+    r"relative_attention_bias|relative_position_bias_table)$",
     re.IGNORECASE,
 )
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_embeddings|predictions\.decoder)$|^output$")
@@ -85,7 +86,8 @@ def reason_to_skip(key, stored, info=None):
         return f"empty: shape {shape}"
     if _OPTIMISER.match(leaf):
         return "state of an optimiser"
-    if "Norm" in getattr(info, "type", "") or (leaf in ("weight", "bias") and _NORM.match(path.rpartition(".")[2])):
+    family = getattr(info, "family", "")
+    if family == "norm" or (not family and leaf in ("weight", "bias") and _NORM.match(path.rpartition(".")[2])):
         return "normalisation"
     if _MASK.search(leaf) or (leaf == "bias" and len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]):
         return "mask"
@@ -113,7 +115,7 @@ def kind_of(key, info=None):
     Returns
     -------
     (str, str)
-        "embedding", "attention" or "linear"; and "head" for the weights of an output layer over a vocabulary, else an
+        "embedding", "expert", "attention" or "linear"; and "head" for the output layer over a vocabulary, else an
         empty word.
 
     Examples
@@ -127,6 +129,11 @@ def kind_of(key, info=None):
     owner = owner_path.rpartition(".")[2]
     if _HEAD.search(owner_path):
         return "embedding", "head"
-    if getattr(info, "type", "").startswith("Embedding") or _EMBEDDING.match(owner):
+    family = getattr(info, "family", "")
+    if family == "embedding" or (family != "linear" and _EMBEDDING.match(owner)):
         return "embedding", ""
-    return ("attention" if _ATTENTION.search(path) else "linear"), ""
+    if is_expert(key):
+        return "expert", ""
+    # The output of torch's attention is a linear map of a class of its own.
+    told = family == "attention" or getattr(info, "type", "") == "NonDynamicallyQuantizableLinear"
+    return ("attention" if told or _ATTENTION.search(path) else "linear"), ""

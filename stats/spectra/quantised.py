@@ -279,7 +279,8 @@ def _compressed(tensors, key, path, reasons):
         reasons[key] = "packed weight without its shape"
         return None
     columns = int(sizes.read()[1])
-    bits = next((b for b in (2, 3, 4, 5, 6, 7, 8) if -(-columns // (32 // b)) == codes.shape[1]), None)
+    # Some widths fill the same number of words: the usual ones come first.
+    bits = next((b for b in (4, 8, 2, 3, 5, 6) if -(-columns // (32 // b)) == codes.shape[1]), None)
     if bits is None:
         reasons[key] = f"packed weight of an unknown layout: {tuple(codes.shape)} for {columns} columns"
         return None

@@ -7,7 +7,7 @@ A view knows its shape and reads only the rows it is asked for. The tensor benea
 
 Notation  T stored tensor; r, c runs of rows and columns; a_k the position in the remaining axes of matrix number k.
 Cost      the bytes of the rows asked for. Matrices that share their rows (the positions of a kernel) share one reading,
-          if it is below 64 MiB.
+          if it is below 256 MiB; `forget` lets go of it.
 Pitfalls  the tensors of a module are not copied: never change what a view returns.
 """
 
@@ -22,7 +22,7 @@ import torch
 
 __all__ = ["Cut", "LowRank", "Sum", "Turned", "as_matrix_dtype", "matrix_dtype"]
 
-_HELD_BYTES = 64 * 2**20
+_HELD_BYTES = 256 * 2**20
 _KEPT = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 _held = threading.local()
 
@@ -195,6 +195,8 @@ class Cut:
         >>> Cut(base, ((1, 3),), ((0, 1),)).take([1, 0]).tolist()
         [[8.0], [4.0]]
         """
+        if len(self.row_runs) == 1:
+            return self._pick(self.base.take([self.row_runs[0][0] + int(i) for i in index]))
         places, ends = [], list(itertools.accumulate(stop - start for start, stop in self.row_runs))
         for i in index:
             run = next(k for k, end in enumerate(ends) if i < end)
