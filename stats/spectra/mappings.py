@@ -7,7 +7,6 @@ Pitfalls  prefixes of wrappers ("module.", "_orig_mod.") are taken off, so that 
           The state of an optimiser looks like weights and is none: it is skipped with that reason.
 """
 
-import itertools
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ _OPTIMISER = {
 }  # fmt: skip
 _STATE = "state of an optimiser"
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_DEPTH, _ENTRIES = 64, 2_000_000  # dicts inside dicts; values in all: far beyond any model, short of an endless one
+_DEPTH, _REPEATED = 64, 100_000  # dicts inside dicts; values of dicts and lists that were met before
 
 
 def plain_name(name):
@@ -116,7 +115,7 @@ def open_mapping(values, *, plain=True):
     Raises
     ------
     InvalidInputError
-        If the dicts contain themselves, or more than two million values.
+        If the dicts contain themselves, or unfold to far more than they hold.
 
     Examples
     --------
@@ -127,7 +126,7 @@ def open_mapping(values, *, plain=True):
     (['model.a', 'model.b.0'], [('epoch', 'no tensor: int')])
     """
     source = WeightSource({})
-    _walk(source, "", values, None, (), itertools.count(1), plain)
+    _Walker(source, plain).walk("", values)
     return source
 
 
@@ -288,29 +287,39 @@ def is_array(value):
     return known or (hasattr(value, "__array__") and hasattr(value, "shape"))
 
 
-def _walk(source, prefix, values, reason, path, count, plain):
-    if id(values) in path or len(path) > _DEPTH:
-        raise InvalidInputError(
-            f"obj holds itself, or dicts deeper than {_DEPTH}, at {prefix[:80]!r}. Pass a state dict."
-        )
-    if isinstance(values, Mapping):
-        if reason is None and "param_groups" in values and "state" in values:
-            reason = _STATE
-            source.skipped.append((prefix or "obj", reason))
-        names = plain_names([str(key) for key, value in values.items() if is_array(value)]) if plain else {}
-        items = [(names.get(str(key), str(key)), value) for key, value in values.items()]
-    else:
-        items = [(str(key), value) for key, value in enumerate(values)]
-    for key, value in items:
-        if next(count) > _ENTRIES:
-            raise InvalidInputError(f"obj holds more than {_ENTRIES} values. Pass the state dict alone.")
-        name = f"{prefix}.{key}" if prefix else key
-        if is_array(value):
-            add_value(source, name, value, reason=_STATE if reason is None and is_optimiser_key(name) else reason)
-        elif isinstance(value, Mapping) or (isinstance(value, (list, tuple)) and any(map(_holds, value))):
-            _walk(source, name, value, reason, (*path, id(values)), count, plain)
-        elif reason is None:
-            source.skipped.append((name, f"no tensor: {type(value).__name__}"))
+class _Walker:
+    """A walk through containers that may hold one another, or themselves."""
+
+    def __init__(self, source, plain):
+        self.source, self.plain = source, plain
+        self.seen, self.repeated = set(), 0
+
+    def walk(self, prefix, values, reason=None, depth=0):
+        # Forty lists, each holding the next one twice, unfold to 10^12: what is met again counts.
+        self.repeated += len(values) + 1 if id(values) in self.seen else 0
+        self.seen.add(id(values))
+        if depth > _DEPTH or self.repeated > _REPEATED:
+            raise InvalidInputError(
+                f"obj holds itself, one part too often, or dicts deeper than {_DEPTH}, at {prefix[:80]!r}: pass a "
+                "state dict of tensors"
+            )
+        if isinstance(values, Mapping):
+            if reason is None and "param_groups" in values and "state" in values:
+                reason = _STATE
+                self.source.skipped.append((prefix or "obj", reason))
+            names = plain_names([str(key) for key, value in values.items() if is_array(value)]) if self.plain else {}
+            items = [(names.get(str(key), str(key)), value) for key, value in values.items()]
+        else:
+            items = [(str(key), value) for key, value in enumerate(values)]
+        for key, value in items:
+            name = f"{prefix}.{key}" if prefix else key
+            if is_array(value):
+                state = reason is None and is_optimiser_key(name)
+                add_value(self.source, name, value, reason=_STATE if state else reason)
+            elif isinstance(value, Mapping) or (isinstance(value, (list, tuple)) and any(map(_holds, value))):
+                self.walk(name, value, reason, depth + 1)
+            elif reason is None:
+                self.source.skipped.append((name, f"no tensor: {type(value).__name__}"))
 
 
 def _holds(value):

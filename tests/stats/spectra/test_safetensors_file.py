@@ -14,8 +14,9 @@ from sciml.random import generator
 from sciml.stats.spectra.safetensors_file import MAX_HEADER, open_safetensors
 
 DTYPES = [
-    torch.bool, torch.uint8, torch.int8, torch.float8_e4m3fn, torch.float8_e5m2, torch.int16, torch.uint16, torch.float16,
-    torch.bfloat16, torch.int32, torch.uint32, torch.float32, torch.int64, torch.uint64, torch.float64, torch.complex64,
+    torch.bool, torch.uint8, torch.int8, torch.float8_e4m3fn, torch.float8_e5m2, torch.int16, torch.uint16,
+    torch.float16, torch.bfloat16, torch.int32, torch.uint32, torch.float32, torch.int64, torch.uint64, torch.float64,
+    torch.complex64,
 ]  # fmt: skip
 
 
