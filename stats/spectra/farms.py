@@ -1,6 +1,7 @@
 r"""FARMS: one exponent from the pooled eigenvalues of many windows of one shape, with its standard error.
 
-.. math:: \alpha = 1 + K \Big/ \sum_{j \ge i} \ln(\lambda_j / \lambda_i), \quad \lambda = \bigcup_{rc} \operatorname{eig}(W_{rc} W_{rc}^H)
+.. math:: \alpha = 1 + K \Big/ \sum_{j \ge i} \ln(\lambda_j / \lambda_i), \quad
+          \lambda = \bigcup_{rc} \operatorname{eig}(W_{rc} W_{rc}^H)
 
 Notation  W_rc windows of `windows.py`; lambda their eigenvalues in one list; alpha_0 what Gaussian noise gives.
 Cost      that of the eigenvalues of the windows: a 4096 x 4096 layer takes 16 windows of 1024.

@@ -12,8 +12,8 @@ Pitfalls  windows of one row share neurons, so single windows are not independen
           not. Fluctuations that all windows share, such as those of a few dominant singular values of the layer, can
           not be seen within one matrix.
 
-The jackknife is the infinitesimal one: the derivative of the exponent with respect to the weight of a window in place of
-leaving it out, since a sample median moves in steps when a window leaves.
+The jackknife is the infinitesimal one: the derivative of the exponent with respect to the weight of a window, in place
+of leaving it out, since a sample median moves in steps when a window leaves.
 
 References
 ----------
@@ -68,7 +68,7 @@ def pooled_hill(values, q):
 
 def variance(influence):
     """Return the variance of the pooled exponent from the influences of windows, shape (R, I, J)."""
-    R, I, J = influence.shape
+    R = len(influence)
     by_row, by_col = influence.mean(2), influence.mean(1)
     single = _of_mean(influence.reshape(R, -1))
     rows, cols = _of_mean(by_row), _of_mean(by_col)
@@ -83,8 +83,8 @@ def variance(influence):
 
 def student_quantile(shape, level=0.95):
     """Return the quantile of Student's law for a two-sided interval from influences of shape (R, I, J)."""
-    R, I, J = shape
-    return float(scipy.special.stdtrit(max(R * (I * J - 1), 1), (1 + level) / 2))
+    repeats, down, across = shape
+    return float(scipy.special.stdtrit(max(repeats * (down * across - 1), 1), (1 + level) / 2))
 
 
 def _of_mean(t):

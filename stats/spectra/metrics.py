@@ -51,9 +51,7 @@ SPECTRAL = (
 )
 
 
-def spectral_metrics(
-    lam, *, rows, cols, n_slices=1, q=0.5, shift=0, eps=np.finfo(float).eps, fit_noise=True, count=None
-):
+def spectral_metrics(lam, *, rows, cols, n_slices=1, q=0.5, shift=0, eps=2.0**-52, fit_noise=True, count=None):
     """Return the metrics of one layer by name, and its status.
 
     Parameters

@@ -43,8 +43,8 @@ class SpectraResult(Result):
     sigma_mp, lambda_plus, num_spikes, mp_softrank, ks_mp : ndarray
         Noise fitted to the bulk: standard deviation of an entry, upper edge, eigenvalues above it, edge over largest
         eigenvalue, distance of the bulk from the law of noise.
-    stable_rank, frobenius, log_spectral_norm, alpha_weighted, log_alpha_norm, entropy, rank, rank_fraction, participation
-        : ndarray
+    stable_rank, frobenius, log_spectral_norm, alpha_weighted, log_alpha_norm, entropy, rank, rank_fraction, \
+participation : ndarray
         Of the whole spectrum: sum over largest eigenvalue, sum, log10 of the largest, alpha_ks times that, log10 of the
         sum of lambda^alpha_ks, entropy over its maximum, number above rounding, that over all, and participation ratio.
     num_eigenvalues, n_dead_rows, n_dead_cols, window, n_windows, rows, cols, n_slices, numel : ndarray of int
@@ -121,6 +121,9 @@ class SpectraResult(Result):
         # A loaded list holds lists.
         object.__setattr__(self, "skipped", [tuple(pair) for pair in self.skipped])
 
+    def __repr__(self):
+        return f"<SpectraResult {self.status.name}: {len(self)} layers, {len(self.skipped)} tensors skipped>"
+
     def __len__(self):
         return len(self.layer)
 
@@ -178,6 +181,31 @@ class SpectraResult(Result):
                 return int(at[0])
         near = [str(known) for known in self.layer if str(name) in str(known)] or [str(n) for n in self.layer]
         raise InvalidInputError(f"layer must name one of {len(self)} layers; got {name!r}. Such as {near[:5]}.")
+
+    def compare(self, other):
+        """Return the differences of another diagnosis from this one, layer by layer.
+
+        Parameters
+        ----------
+        other : SpectraResult
+            Of a network with layers of the same names, such as after fine-tuning.
+
+        Returns
+        -------
+        SpectraComparison
+            See :func:`sciml.stats.spectra.compare`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sciml import diagnose
+        >>> found = diagnose({"fc": np.random.default_rng(0).standard_normal((64, 64))})
+        >>> found.compare(found).mean_difference
+        0.0
+        """
+        from sciml.stats.spectra.comparison import compare
+
+        return compare(self, other)
 
     def plot_esd(self, layer, *, ax=None):
         """Draw the spectrum of one layer with its power law, the edge of the noise and the spikes.

@@ -2,8 +2,8 @@ r"""Diagnose the layers of a network by the eigenvalues of their weights: the fr
 
 .. math:: W_l \to \alpha_l \pm 1.96 \sqrt{V_l}, \quad z_l = (\alpha_0 - \alpha_l) / \sigma_0
 
-Notation  W_l the matrices of layer l; alpha_l their FARMS exponent; V_l its variance; alpha_0, sigma_0 mean and standard
-          deviation of the exponent of Gaussian noise in the same windows.
+Notation  W_l the matrices of layer l; alpha_l their FARMS exponent; V_l its variance; alpha_0, sigma_0 mean and
+          standard deviation of the exponent of Gaussian noise in the same windows.
 Cost      a layer of m x n, m <= n: 2 m^2 n for the Gram matrix, 4/3 m^3 for its eigenvalues, about as much again for
           windows. One layer at a time is in memory: m^2 numbers, and a block of rows.
 Pitfalls  a small exponent is no proof of a good network, nor a large one of a bad one; what a layer is compared with

@@ -71,11 +71,9 @@ def plan_windows(rows, cols, *, rho=0.5, Q=1.0, window=None, layout="partition",
     """Return the plan for a layer of living `rows` and `cols`, or None where no window fits."""
     small, large = min(rows, cols), max(rows, cols)
     short = min(max(MIN_HEIGHT, int(rho * small)), MAX_HEIGHT) if window is None else window
+    short = min(short, int(large / Q))
     if layout == "grid":
-        # The published windows shrink with the layer.
-        short = min(short, small, int(large / Q))
-    else:
-        short = min(short, int(large / Q))
+        short = min(short, small)  # the published windows shrink with the layer
     # The smaller side of a window lies along the smaller side of the layer; for Q < 1 its width is the smaller.
     long = int(Q * short)
     if short > small or min(short, long) < 1 or (layout != "grid" and min(short, long) < min(MIN_HEIGHT, small)):
