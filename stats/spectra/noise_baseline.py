@@ -72,8 +72,8 @@ def null_alpha(height, width, q=0.5, n_windows=None):
     Returns
     -------
     float
-        Dimensionless. For many windows the error is below 1e-5 for q up to 0.75 and 1e-4 at 0.9; for few, about 1 % of
-        what they add, provided that the tail has 8 eigenvalues or more.
+        Dimensionless. For many windows the error is below 1e-5 for q up to 0.75 and 1e-4 at 0.9; for few, where the
+        tail has 8 eigenvalues or more, it is below 0.3 % of alpha - 1 for q up to 0.5.
 
     Raises
     ------
