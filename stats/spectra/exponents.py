@@ -12,15 +12,12 @@ References  Y. Hu and others, Eigenspectrum analysis of neural networks without 
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from sciml.exceptions import InvalidInputError
-from sciml.stats.spectra.weight_views import as_rows, prunable_weights
 
 __all__ = ["ExponentTable", "by_tensor", "model_exponents", "read_exponents"]
 
@@ -197,26 +194,23 @@ def model_exponents(model, names, metric="alpha_farms"):
     Returns
     -------
     ExponentTable
-        Of those of the weights that have a row in the diagnosis.
+        Of those of the weights that have a row in the diagnosis; windows are the same from call to call.
 
     Examples
     --------
     >>> import torch
     >>> from sciml.stats.spectra.exponents import model_exponents
-    >>> model = torch.nn.Linear(20, 20)
+    >>> model = torch.nn.Linear(40, 40)
     >>> model_exponents(model, ["weight"]).names
     ['weight']
     """
-    alphas = {}
-    for weight in prunable_weights(model):
-        if weight.name in names:
-            matrix = as_rows(weight).double()
-            matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-            values = torch.linalg.eigvalsh(matrix @ matrix.T).clamp_min(0)
-            tail = values[len(values) // 2 :]
-            total = float((tail / tail[0]).log().sum())
-            alphas[weight.name] = 1 + len(tail) / total if len(values) >= 10 and total > 0 else math.nan
-    return by_tensor(read_exponents(alphas, metric=metric))
+    # Not at the top: what diagnoses is not needed where exponents are given.
+    from sciml.stats.spectra.solve import diagnose
+
+    # A name may hold brackets, which patterns read as sets.
+    chosen = [re.sub(r"([*?[])", r"[\1]", name) for name in names]
+    found = diagnose(model, metrics=(metric,), include=chosen, on_error="flag", progress=False)
+    return by_tensor(read_exponents(found, metric=metric))
 
 
 def _sums(owner, values, n):
