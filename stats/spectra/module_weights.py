@@ -62,10 +62,8 @@ def open_module(module):
         heads[full] = _heads(part, heads.get(full.rpartition(".")[0], (None, None)))
         if name == "parametrizations" or ".parametrizations" in f".{name}":
             continue
-        before = len(source.tensors) + len(source.skipped)
         _add_module(source, f"{name}." if name else "", part)
-        if len(source.tensors) + len(source.skipped) > before:
-            source.modules[name] = _info(part, *heads[full])
+        source.modules[name] = _info(part, *heads[full])
     return source
 
 

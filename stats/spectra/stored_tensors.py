@@ -582,7 +582,7 @@ class WeightSource:
         Plain values: ``num_heads``, ``num_kv_heads``, ``lora_alpha``, ``r`` and others where they are known, and whole
         under ``"config"``, ``"adapter_config"`` and ``"file"`` what the files beside the weights say.
     modules : dict of str to ModuleInfo
-        The modules that own tensors, by name; empty unless a module was given.
+        All submodules by name, the module itself as ""; empty unless a module was given.
     files : list of RegularFile
         What to close.
 
