@@ -417,7 +417,7 @@ def _layers_of_tensor(key, base, stored, reading, conv, split_fused, min_size):
         return views if isinstance(views, str) else [make("conv", views)]
     if kind == "embedding":
         return [make(kind, [Turned(base, 0, shape[0], row_axes=len(shape) - 1)], part)]
-    if is_expert(logical):
+    if is_expert(logical) and len(shape) <= 4:
         parts = expert_parts(logical, shape, reading if split_fused else None)
         return [make("expert", [Turned(base, at[0], at[0] + 1, (0, *at[1:]))], name=name) for name, at in parts]
     return [make(kind, stack_views(base), part)]

@@ -140,7 +140,7 @@ def _block_size(size, count, axis, block):
         return 1
     choices = [block[axis]] if block is not None and axis >= -2 else []
     choices += [128] + ([size // count] if size % count == 0 else [])
-    return next((choice for choice in choices if -(-size // choice) == count), None)
+    return next((choice for choice in choices if choice and -(-size // choice) == count), None)
 
 
 def find_quantised(tensors, metadata):
