@@ -15,7 +15,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sciml.stats.spectra.views import Cut, LowRank, Sum
+from sciml.stats.spectra.low_rank import LowRank, Sum
+from sciml.stats.spectra.views import Cut
 
 __all__ = ["Adapter", "find_adapters"]
 

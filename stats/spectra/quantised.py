@@ -19,7 +19,9 @@ from dataclasses import dataclass
 
 import torch
 
-from sciml.stats.spectra.packed_weights import Awq, Blockwise4, Float4, Gptq, PackedColumns, Restored, fetch
+from sciml.stats.spectra.packed_floats import Blockwise4, Float4
+from sciml.stats.spectra.packed_weights import Awq, Gptq, PackedColumns
+from sciml.stats.spectra.unpacking import Restored, fetch
 
 __all__ = ["Scaled", "find_quantised"]
 

@@ -8,7 +8,7 @@ import torch
 
 from sciml.random import generator
 from sciml.stats.spectra.layouts import layers_of
-from sciml.stats.spectra.packed_weights import FLOAT4
+from sciml.stats.spectra.packed_floats import FLOAT4
 from sciml.stats.spectra.sources import open_weights
 
 
