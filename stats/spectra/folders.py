@@ -123,12 +123,14 @@ def _collect(source, path, prefix, depth, parts):
     weights = [name for name in files if not _TRAINING.fullmatch(name)]
     source.skipped += [(prefix + name, "of a training run, no weights") for name in files if _TRAINING.fullmatch(name)]
     chosen = _chosen(weights)
-    for name in weights:
-        if name not in chosen and name.lower().endswith(tuple(end for ends in _KINDS for end in ends)):
-            source.skipped.append((prefix + name, f"another copy: {', '.join(chosen)[:80]} is read; pass its own path"))
     if chosen:
-        _take(source, _open(path, chosen), prefix)
+        part = _open(path, chosen)
+        _take(source, part, prefix)
         parts[prefix] = beside(path)
+        read = {*chosen, *(os.path.basename(file.path) for file in part.files)}
+        for name in weights:
+            if name not in read and name.lower().endswith(tuple(end for ends in _KINDS for end in ends)):
+                source.skipped.append((prefix + name, f"another copy: {chosen[0]} is read; pass its own path"))
     for name in folders if depth < _DEPTH else ():
         if chosen and name.startswith("checkpoint-"):
             source.skipped.append((prefix + name, "an earlier state of the same model: pass its own path"))

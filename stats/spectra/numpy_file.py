@@ -10,7 +10,9 @@ References  numpy.lib.format, section "Format version 1.0".
 
 import io
 import math
+import warnings
 import zipfile
+import zlib
 
 import numpy as np
 import torch
@@ -99,8 +101,7 @@ def _compressed(file, record):
     if record.file_size > _EXPANSION * record.compress_size:
         raise _error(file, f"claims {record.file_size} bytes from {record.compress_size} in {record.filename[:80]!r}")
     reader = _Compressed(file, record)
-    with reader.opened() as stream:
-        start = io.BytesIO(stream.read(_HEADER))
+    start = io.BytesIO(reader.use(lambda stream: stream.read(_HEADER)))
     shape, _, dtype = _header(file, start)
     if start.tell() + math.prod(shape) * dtype.itemsize != record.file_size:
         raise _error(file, f"has an array of shape {shape} and dtype {dtype} in {record.file_size} bytes")
@@ -117,8 +118,10 @@ def _header(file, start):
     try:
         version = np.lib.format.read_magic(start)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, by_columns, dtype = read.get(version, read[2, 0])(start)
-    except (ValueError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # headers of Python 2
+            shape, by_columns, dtype = read.get(version, read[2, 0])(start)
+    except Exception as error:  # NumPy lets through whatever Python's own parsers raise
         raise _error(file, f"has a malformed header ({str(error)[:120]})") from None
     if dtype.hasobject:
         raise UnsafeCheckpointError(
@@ -143,18 +146,20 @@ class _Compressed:
     def __init__(self, file, record):
         self._file, self._record = file, record
 
-    def opened(self):
-        archive = zipfile.ZipFile(io.BufferedReader(RawStream(self._file)))
-        return archive.open(self._record)
+    def use(self, function):
+        try:
+            with (
+                zipfile.ZipFile(io.BufferedReader(RawStream(self._file))) as archive,
+                archive.open(self._record) as stream,
+            ):
+                return function(stream)
+        except CheckpointError:
+            raise
+        except (ValueError, LookupError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise _error(self._file, f"has a broken record ({str(error)[:120]})") from None
 
     def read(self):
-        try:
-            with self.opened() as stream:
-                array = np.lib.format.read_array(stream, allow_pickle=False)
-        except (ValueError, zipfile.BadZipFile, zipfile.zlib.error, EOFError, OSError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise _error(self._file, f"has a broken record ({str(error)[:120]})") from None
+        array = self.use(lambda stream: np.lib.format.read_array(stream, allow_pickle=False))
         return torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape)
 
     def rows(self, start, stop):
