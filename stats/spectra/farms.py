@@ -26,7 +26,7 @@ from sciml.exceptions import InvalidInputError
 from sciml.linalg.arrays import enter
 from sciml.random import generator
 from sciml.stats.spectra.jackknife import pooled_hill, student_quantile, variance
-from sciml.stats.spectra.spectrum import DEAD, ArrayLayer, real_dtype, scan
+from sciml.stats.spectra.spectrum import DEAD, ArrayLayer, real_dtype, scan, times_power_of_two
 from sciml.stats.spectra.windows import LAYOUTS, plan_windows, window_eigenvalues
 from sciml.validation import check_number, check_option
 
@@ -209,7 +209,7 @@ def farms_of(layer, scanned, options, *, rng, dtype, device="cpu"):
         n_windows=values.shape[0] * values.shape[1] * values.shape[2] * layer.n_slices,
         fraction=plan.fraction,
         deficient=deficient,
-        eigenvalues=np.ldexp(np.sort(values, axis=None), scanned.shift),
+        eigenvalues=times_power_of_two(np.sort(values, axis=None), scanned.shift),
         influence=influence,
         design=values.shape[:3],
         **dead,

@@ -23,6 +23,7 @@ import numpy as np
 
 from sciml.stats.spectra.marchenko_pastur import fit_mp, mp_alpha
 from sciml.stats.spectra.power_law import fit_sorted, hill_of_sorted
+from sciml.stats.spectra.spectrum import times_power_of_two
 
 # Exponents of fewer eigenvalues would say nothing.
 FEWEST = 10
@@ -51,7 +52,9 @@ SPECTRAL = (
 )
 
 
-def spectral_metrics(lam, *, rows, cols, n_slices=1, q=0.5, shift=0, eps=2.0**-52, fit_noise=True, count=None):
+def spectral_metrics(
+    lam, *, rows, cols, n_slices=1, q=0.5, shift=0, eps=2.0**-52, fit_noise=True, count=None, living=None
+):
     """Return the metrics of one layer by name, and its status.
 
     Parameters
@@ -70,6 +73,8 @@ def spectral_metrics(lam, *, rows, cols, n_slices=1, q=0.5, shift=0, eps=2.0**-5
         Whether to fit noise and count spikes; True by default.
     count : int or None
         Eigenvalues that there could be; None, the default, is the smaller side times `n_slices`.
+    living : (int, int) or None
+        Rows and columns that are not dead, the shape of the noise; None, the default, is all.
 
     Returns
     -------
@@ -78,14 +83,15 @@ def spectral_metrics(lam, *, rows, cols, n_slices=1, q=0.5, shift=0, eps=2.0**-5
     """
     m, n = min(rows, cols), max(rows, cols)
     out = dict.fromkeys(SPECTRAL, math.nan) | {"num_spikes": 0, "rank": 0, "rank_fraction": 0.0, "frobenius": 0.0}
-    out["alpha_mp"] = mp_alpha(m / n, q) if q > 0 else math.nan
+    living = (rows, cols) if living is None else living
+    if min(living) > 0:
+        out["alpha_mp"] = mp_alpha(min(living) / max(living), q)
     if not lam[-1] > 0:
         return out | {"log_spectral_norm": -math.inf}, "zero"
     real = lam[lam > n * eps * lam[-1]]
     _sizes(out, lam, real, m * n_slices if count is None else count, shift)
     if len(real) < FEWEST:
-        return out, "too_small"
-    status = "ok"
+        return out, "too_small" if len(lam) < FEWEST else "rank_deficient"
     # Rounding makes equal eigenvalues differ a little: no exponent of some 1e15.
     constant = math.log(real[-1] / real[0]) <= 100 * n * eps
     deficient = not lam[int(q * len(lam))] > n * eps * lam[-1]
@@ -103,7 +109,7 @@ def spectral_metrics(lam, *, rows, cols, n_slices=1, q=0.5, shift=0, eps=2.0**-5
         status = "rank_deficient" if deficient else "ok"
     out["alpha_mp_ratio"] = (out["alpha"] - 1) / (out["alpha_mp"] - 1)
     if fit_noise:
-        noise = fit_mp(real, (rows, cols), n_matrices=n_slices)
+        noise = fit_mp(real, living, n_matrices=n_slices)
         out |= {name: getattr(noise, name) for name in ("num_spikes", "mp_softrank", "ks_mp")}
         out["sigma_mp"], out["lambda_plus"] = _scaled(noise.sigma_mp, shift // 2), _scaled(noise.lambda_plus, shift)
     return out, status
@@ -122,6 +128,4 @@ def _sizes(out, lam, real, count, shift):
 
 
 def _scaled(value, shift):
-    """Return value * 2**shift, infinite where it leaves the range of numbers."""
-    with np.errstate(over="ignore", under="ignore"):
-        return float(np.ldexp(value, shift))
+    return float(times_power_of_two(value, shift))

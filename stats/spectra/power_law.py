@@ -46,7 +46,7 @@ class PowerLawFit:
     distance : float
         Kolmogorov-Smirnov distance of the tail from the law, between 0 and 1.
     n_tail : int
-        Number of eigenvalues from the threshold on.
+        Number of eigenvalues that are not below the threshold.
 
     Examples
     --------
@@ -198,7 +198,8 @@ def fit_sorted(lam, candidates=None):
         D = _distances(x, i[c], K[c], beta[c]).max()
         if best > D or (best == D and c < at):
             best, at = D, c
-    return PowerLawFit(1 + float(beta[at]), float(lam[i[at]]), float(best), int(K[at]))
+    xmin = lam[i[at]]
+    return PowerLawFit(1 + float(beta[at]), float(xmin), float(best), N - int(np.searchsorted(lam, xmin)))
 
 
 def _distances(x, i, K, beta):

@@ -31,13 +31,14 @@ from sciml.exceptions import InvalidInputError, NonFiniteWeightError
 from sciml.iterate import Step, run
 from sciml.linalg.memory import budget
 from sciml.random import generator
-from sciml.stats.spectra.farms import check_options, farms_of
+from sciml.stats.spectra.farms import alive, check_options, farms_of
 from sciml.stats.spectra.layouts import layers_of
+from sciml.stats.spectra.marchenko_pastur import mp_alpha
 from sciml.stats.spectra.metrics import SPECTRAL, spectral_metrics
 from sciml.stats.spectra.noise_baseline import null_alpha, null_std
 from sciml.stats.spectra.result import SpectraResult
 from sciml.stats.spectra.sources import open_weights
-from sciml.stats.spectra.spectrum import eigenvalues, low_rank_eigenvalues, scan
+from sciml.stats.spectra.spectrum import eigenvalues, low_rank_eigenvalues, scan, times_power_of_two
 from sciml.validation import check_option
 
 __all__ = ["diagnose"]
@@ -201,6 +202,9 @@ def diagnose(
     windows = check_options(rho, Q, q, repeats, min_windows, layout, window, grid)
     plan = _plan(metrics, farms, windows, dtype, device, memory, random_state, on_error)
     with open_weights(obj) as source:
+        if not source.tensors:
+            first = "".join(f", such as {name!r} ({reason})" for name, reason in source.skipped[:1])
+            raise InvalidInputError(f"obj must hold weights; got none{first}. Pass a module, a state dict or a file.")
         layers, skipped = layers_of(
             source,
             conv=conv,
@@ -325,11 +329,11 @@ def _add_spectral(row, layer, scanned, plan, large):
         shift=scanned.shift,
         eps=torch.finfo(plan.dtype).eps,
         fit_noise=plan.noise,
+        living=(len(alive(scanned.row_squares)), len(alive(scanned.col_squares))),
     )
     row |= found
     row["num_eigenvalues"] = len(lam)
-    with np.errstate(over="ignore", under="ignore"):
-        row["spectrum"] = np.ldexp(lam, scanned.shift)
+    row["spectrum"] = times_power_of_two(lam, scanned.shift)
     if plan.extra:
         from sciml.stats.spectra.optional_metrics import extra_metrics
 
@@ -350,7 +354,8 @@ def _add_farms(row, layer, scanned, plan):
         "alpha_lo": found.lo,
         "alpha_hi": found.hi,
         "window": min(found.height, found.width),
-        "fraction": found.fraction,
+        # Windows without their zeros are no squares any more.
+        "fraction": 0.0 if found.deficient else found.fraction,
     }
     if found.influence is not None:
         row |= {"influence": found.influence.ravel(), "design": found.influence.shape}
@@ -366,7 +371,11 @@ def _distance_from_noise(layer, found, plan):
     if plan.farms["layout"] == "grid":
         return {"alpha_null": null_alpha(found.height, found.width, plan.q)}
     repeats, down, across = found.design
-    null = null_alpha(found.height, found.width, plan.q, repeats * down * across * layer.n_slices)
+    if layer.is_complex:
+        # The correction of finite windows vanishes for complex noise.
+        null = mp_alpha(min(found.height, found.width) / max(found.height, found.width), plan.q)
+    else:
+        null = null_alpha(found.height, found.width, plan.q, repeats * down * across * layer.n_slices)
     if found.deficient or not math.isfinite(found.alpha):
         return {"alpha_null": null}
     sigma = null_std(

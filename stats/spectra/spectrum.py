@@ -169,6 +169,12 @@ def eigenvalues(G):
     return np.maximum(lam, 0)
 
 
+def times_power_of_two(values, shift):
+    """Return values * 2**shift as an array, infinite or zero where that leaves the range of numbers."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(values, shift)
+
+
 def low_rank_eigenvalues(B, A, scale):
     """Return the r ascending eigenvalues of the Gram matrix of scale B A, with B (m, r) and A (r, n), from its core.
 

@@ -71,12 +71,18 @@ def plan_windows(rows, cols, *, rho=0.5, Q=1.0, window=None, layout="partition",
     """Return the plan for a layer of living `rows` and `cols`, or None where no window fits."""
     small, large = min(rows, cols), max(rows, cols)
     short = min(max(MIN_HEIGHT, int(rho * small)), MAX_HEIGHT) if window is None else window
-    short = min(short, int(large / Q))
     if layout == "grid":
-        short = min(short, small)  # the published windows shrink with the layer
+        short = min(short, small, int(large / Q))  # the published windows shrink with the layer
+    elif window is None:
+        short = min(short, int(large / Q))
     # The smaller side of a window lies along the smaller side of the layer; for Q < 1 its width is the smaller.
     long = int(Q * short)
-    if short > small or min(short, long) < 1 or (layout != "grid" and min(short, long) < min(MIN_HEIGHT, small)):
+    if (
+        short > small
+        or long > large
+        or min(short, long) < 1
+        or (layout != "grid" and min(short, long) < min(MIN_HEIGHT, small))
+    ):
         return None
     if small < MIN_HEIGHT and layout != "grid":
         return None
