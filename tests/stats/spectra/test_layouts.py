@@ -198,6 +198,13 @@ def test_a_block_counts_the_bytes_that_are_read_not_those_kept():
     assert [len(block) for block in layers[0].row_blocks(nbytes=5 * 16 * 9 * 8)] == [5] * 4
 
 
+def test_a_reading_serves_its_own_tensor_only():
+    one, two = numbers(20, 16, 3), numbers(20, 16, 3, random_state=1)
+    layers, _ = layers_of(open_weights({"conv1.weight": one, "conv2.weight": two}))
+    assert torch.equal(layers[0].matrix(2), one[..., 2])
+    assert torch.equal(layers[1].matrix(2), two[..., 2])
+
+
 def test_the_last_reading_can_be_let_go():
     layers, stored = watched("conv__weight", numbers(20, 16, 3, 3))
     layers[0].matrix(0)
