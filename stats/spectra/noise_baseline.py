@@ -48,12 +48,12 @@ __all__ = ["null_alpha", "null_std"]
 
 _EXACT = 64  # the smaller side up to which the density is formed itself
 _MODES = 400  # beyond, those of the jump are summed by their average
-# Of 2 pi: so that the counts of eigenvalues vary as in the Gaussian orthogonal ensemble.
-_RESOLUTION = 2 * math.pi * math.exp(np.euler_gamma / 2 + 1 - math.pi**2 / 8)
+# So that the counts of eigenvalues vary as in the Gaussian orthogonal and unitary ensemble.
+_RESOLUTION = [2 * math.pi * math.exp(np.euler_gamma / 2 + 1 - term) for term in (math.pi**2 / 8, 0)]
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(120)
 
 
-def null_alpha(height, width, q=0.5, n_windows=None):
+def null_alpha(height, width, q=0.5, n_windows=None, *, is_complex=False):
     """Return the pooled half-Hill exponent that windows of independent Gaussian entries have in the mean.
 
     Eigenvalues of all windows are put in one ascending list of N; the threshold is number floor(q N) from below,
@@ -68,6 +68,8 @@ def null_alpha(height, width, q=0.5, n_windows=None):
     n_windows : int or None
         How many independent windows are pooled; None (the default) for many. It matters for a few small windows only: a
         single one of 64 x 64 has 0.045 more, one of 16 x 16 has 0.22 more.
+    is_complex : bool
+        Whether entries are complex, with independent real and imaginary parts; False by default.
 
     Returns
     -------
@@ -93,24 +95,24 @@ def null_alpha(height, width, q=0.5, n_windows=None):
     q = check_number("q", q, low=0, high=1, inclusive="neither")
     if n_windows is not None:
         n_windows = check_number("n_windows", n_windows, low=1, integer=True)
-    return _null_alpha(min(height, width), max(height, width), q, n_windows)
+    return _null_alpha(min(height, width), max(height, width), q, n_windows, bool(is_complex))
 
 
 @functools.lru_cache(maxsize=4096)
-def _null_alpha(m, n, q, n_windows):
+def _null_alpha(m, n, q, n_windows, is_complex):
     """Return the exponent for checked numbers."""
     if n_windows is None:
-        return 1 + _inverse_mean(m, n, q)
+        return 1 + _inverse_mean(m, n, q, is_complex)
     N = n_windows * m
     i = int(q * N)
     # The i-th of N ordered eigenvalues lies at the level (i + 1/2) / N.
     p = (i + 0.5) / N
     # The mean of an inverse exceeds the inverse of a mean; this factor is fitted to simulations.
-    excess = 1 + 2.1 / ((1 - q) ** 1.85 * n_windows * m**2)
-    return 1 + _inverse_mean(m, n, p) / (1 - p) * (N - i) / N * excess
+    excess = 1 + (1.7 if is_complex else 2.1) / ((1 - q) ** 1.85 * n_windows * m**2)
+    return 1 + _inverse_mean(m, n, p, is_complex) / (1 - p) * (N - i) / N * excess
 
 
-def null_std(rows, cols, height, width, n_repeats=1, q=0.5, *, n_windows=None, n_matrices=1):
+def null_std(rows, cols, height, width, n_repeats=1, q=0.5, *, n_windows=None, n_matrices=1, is_complex=False):
     """Return the standard deviation of the pooled half-Hill exponent over matrices of independent Gaussian entries.
 
     A matrix is cut into as many disjoint windows as fit, after random permutations of its rows and columns, and this
@@ -131,6 +133,8 @@ def null_std(rows, cols, height, width, n_repeats=1, q=0.5, *, n_windows=None, n
         How many windows each cut uses; None (the default) for all that fit.
     n_matrices : int
         Independent matrices that are pooled, such as the slices of a convolution; 1 by default.
+    is_complex : bool
+        Whether entries are complex; False by default. The variance is then about half.
 
     Returns
     -------
@@ -162,19 +166,20 @@ def null_std(rows, cols, height, width, n_repeats=1, q=0.5, *, n_windows=None, n
         tiles = check_number("n_windows", n_windows, low=1, high=tiles, integer=True)
     m, n = sorted((sizes["height"], sizes["width"]))
     share = m * n / (sizes["rows"] * sizes["cols"])
-    variance = _relative_variance(m, n, tiles, share, sizes["n_repeats"], q)
-    return (_null_alpha(m, n, q, None) - 1) * math.sqrt(variance / n_matrices)
+    variance = _relative_variance(m, n, tiles, share, sizes["n_repeats"], q, bool(is_complex))
+    return (_null_alpha(m, n, q, None, bool(is_complex)) - 1) * math.sqrt(variance / n_matrices)
 
 
-def _relative_variance(m, n, tiles, share, repeats, q):
+def _relative_variance(m, n, tiles, share, repeats, q, is_complex):
     """Return the variance of the exponent over (exponent - 1)^2."""
     modes, jump, slope_there = _fluctuation(m / n, q)
-    last = _RESOLUTION * m * slope_there
+    last = _RESOLUTION[is_complex] * m * slope_there
     k = np.arange(1, _MODES + 1)
     weight = 1 / repeats + (1 - 1 / repeats) * tiles * share**k
     variance = (0.5 * k * modes**2 * np.exp(-((k / last) ** 2)) * weight).sum()
     # Beyond, k a_k^2 / 2 is on average (jump / pi)^2 / k, and repeats have nothing in common.
     variance += (jump / np.pi) ** 2 / repeats * scipy.special.exp1(((_MODES + 0.5) / last) ** 2) / 2
+    variance = variance / 2 if is_complex else variance
     # The threshold is an eigenvalue itself, not a fixed level: no rounding of a count.
     variance -= jump**2 / (12 * tiles * repeats)
     return variance / (m**2 * tiles)
@@ -195,24 +200,26 @@ def _fluctuation(gamma, q):
     return 2 / np.pi * waves @ (weights * (logarithm / mean - jump)), jump, float(slope(start, root))
 
 
-def _inverse_mean(m, n, p):
+def _inverse_mean(m, n, p, is_complex):
     """Return (1 - p) / U_m(p)."""
     if m <= _EXACT:
-        return (1 - p) / wishart_density(m, float(n)).upper_log_mean(p)
+        return (1 - p) / wishart_density(m, float(n), is_complex).upper_log_mean(p)
     # What the first correction leaves falls like 1 / m^2, with a factor that is read off at a smaller size.
     gamma, small = m / n, _EXACT
-    rest = (1 - p) / wishart_density(small, small / gamma).upper_log_mean(p) - (1 - p) / _corrected(small, gamma, p)
-    return (1 - p) / _corrected(m, gamma, p) + rest * (small / m) ** 2
+    first = 0.0 if is_complex else 1.0  # for complex entries there is no term of order 1 / m
+    exact = (1 - p) / wishart_density(small, small / gamma, is_complex).upper_log_mean(p)
+    rest = exact - (1 - p) / _corrected(first / small, gamma, p)
+    return (1 - p) / _corrected(first / m, gamma, p) + rest * (small / m) ** 2
 
 
-def _corrected(m, gamma, p):
-    """Return U_m(p) for the law of Marchenko and Pastur with its correction of order 1 / m."""
+def _corrected(size, gamma, p):
+    """Return U(p) for the law of Marchenko and Pastur with its first correction, of the given size, such as 1 / m."""
     root = math.sqrt(gamma)
     start = float(angles(p, root))
     for _ in range(20):
-        start -= float((distribution(start, root) + (0.25 - start / (2 * np.pi)) / m - p) / slope(start, root))
+        start -= float((distribution(start, root) + (0.25 - start / (2 * np.pi)) * size - p) / slope(start, root))
     u = (_NODES + 1) / 2
     t = start + (np.pi - start) * u**2
     logarithm = np.log(eigenvalue(t, root) / eigenvalue(start, root))
-    smooth = _WEIGHTS * u * (np.pi - start) * logarithm * (slope(t, root) - 1 / (2 * np.pi * m))
-    return float(smooth.sum()) + 0.25 / m * math.log(eigenvalue(np.pi, root) / eigenvalue(start, root))
+    smooth = _WEIGHTS * u * (np.pi - start) * logarithm * (slope(t, root) - size / (2 * np.pi))
+    return float(smooth.sum()) + 0.25 * size * math.log(eigenvalue(np.pi, root) / eigenvalue(start, root))

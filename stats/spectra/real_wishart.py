@@ -1,11 +1,12 @@
-r"""The exact mean density of the eigenvalues of a real Gaussian matrix times its transpose, of any size.
+r"""The exact mean density of the eigenvalues of a Gaussian matrix times its transpose, of any size.
 
 .. math:: \rho(s) = \sum_{j < m} \sum_k \varphi_j(s) \, (M^{-1})_{jk} \, (\varepsilon \varphi_k)(s), \qquad
           M_{jk} = \int \varphi_j \, \varepsilon \varphi_k, \qquad
           \varepsilon f(s) = \tfrac12 \int \operatorname{sign}(s - u) f(u) \, du
 
 Here s is a singular value, and the phi_j span s^{n - m} exp(-s^2 / 2) times the polynomials of degree below m in s^2.
-For odd m, M is bordered by the integrals of the phi_j. Nothing is simulated: the answer has ten digits.
+For odd m, M is bordered by the integrals of the phi_j. For complex entries the density is the sum of the squares of
+orthonormal functions, with s^{n - m + 1/2}. Nothing is simulated: the answer has ten digits.
 
 Notation  m <= n sides of the matrix, entries of variance 1; n may be any real number, which keeps a ratio of sides
           while m changes; s singular values; U(p) mean of max(0, ln(lambda / lambda_p)), lambda_p the p-quantile.
@@ -96,7 +97,7 @@ class WishartDensity:
 
 
 @functools.lru_cache(maxsize=64)
-def wishart_density(m, n):
+def wishart_density(m, n, is_complex=False):
     """Return the mean density of the singular values of an m x n matrix of standard normal entries.
 
     Parameters
@@ -105,6 +106,8 @@ def wishart_density(m, n):
         Smaller side, at least 1.
     n : float
         Larger side, at least `m`; a number between two integers is allowed.
+    is_complex : bool
+        Whether entries are complex, with mean square 1; False by default.
 
     Returns
     -------
@@ -119,6 +122,9 @@ def wishart_density(m, n):
     """
     nodes, weights = _panels(m, n)
     s, w = nodes.ravel(), weights.ravel()
+    if is_complex:
+        phi = _basis(s, w, m, n - m + 0.5)
+        return WishartDensity(nodes, weights, (phi**2).sum(0).reshape(nodes.shape))
     phi = _basis(s, w, m, n - m)
     totals = (phi * w).sum(1)
     image = _running_integrals(phi, weights) - totals[:, None] / 2  # epsilon phi

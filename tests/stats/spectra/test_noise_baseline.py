@@ -169,3 +169,31 @@ def test_spread_refuses_windows_that_do_not_fit():
         null_std(32, 32, 64, 16)
     with pytest.raises(InvalidInputError, match="n_windows must be an integer at least 1 and at most 4; got 5"):
         null_std(32, 32, 16, 16, n_windows=5)
+
+
+# ---------------------------------------------------------------- complex entries
+
+
+def test_complex_noise_has_half_the_variance_and_no_first_correction():
+    rng = np.random.default_rng(6)
+    X = (rng.standard_normal((6000, 12, 18)) + 1j * rng.standard_normal((6000, 12, 18))) / 2**0.5
+    lam = np.linalg.eigvalsh(X @ X.conj().swapaxes(1, 2))
+    found = exponents(lam.reshape(20, -1))
+    assert found.mean() == pytest.approx(null_alpha(12, 18, is_complex=True), abs=4 * found.std() / 20**0.5)
+    pools = exponents(lam.reshape(-1, 16 * 12))
+    mean = null_alpha(12, 18, n_windows=16, is_complex=True)
+    assert pools.mean() == pytest.approx(mean, abs=4 * pools.std() / len(pools) ** 0.5)
+    # 5 % of the formula and two standard errors.
+    wanted = null_std(12, 16 * 18, 12, 18, is_complex=True)
+    assert pools.std() == pytest.approx(wanted, rel=0.05 + 2 / np.sqrt(2 * len(pools)))
+    gaps = [null_alpha(m, 2 * m, is_complex=True) - mp_alpha(0.5) for m in (16, 64, 256)]
+    assert_allclose(np.array(gaps) * np.array([16, 64, 256]) ** 2, gaps[1] * 64**2, rtol=0.08)
+    ratio = null_std(128, 128, 64, 64, is_complex=True) / null_std(128, 128, 64, 64)
+    assert 0.65 < ratio < 0.8
+
+
+def test_complex_density_of_one_row_is_gamma():
+    density = wishart_density(1, 5, True)
+    truth = chi2(10).pdf(2 * density.nodes**2) * 4 * density.nodes
+    inside = density.nodes > 0.1
+    assert_allclose(density.values[inside], truth[inside], rtol=0, atol=1e-12)
