@@ -16,6 +16,7 @@ References  M. Sun and others, A simple and effective pruning approach for large
 from __future__ import annotations
 
 import contextlib
+import inspect
 
 import torch
 from torch import nn
@@ -72,13 +73,13 @@ def input_norms(model, calibration, weights):
             squares = _squares(module, attribute, weight, args, kwargs, output)
             sums[weight.name] = sums[weight.name] + squares if weight.name in sums else squares
 
-    n_batches = 0
+    n_batches, accepted = 0, _positional(model)
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(model))
         for module, _ in owners.values():
             stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         for args, kwargs in batches_of(calibration, _device(model)):
-            model(*args, **kwargs)
+            model(*args[:accepted], **kwargs)
             n_batches += 1
     if not n_batches:
         raise InvalidInputError("calibration must hold at least one batch; got none. Pass inputs of the model.")
@@ -179,6 +180,14 @@ def batches_of(calibration, device=None):
             yield tuple(_moved(part, device) for part in batch), {}
         else:
             yield (_moved(batch, device),), {}
+
+
+def _positional(model):
+    """Return how many positional arguments a model takes: a loader gives labels, too, which it does not want."""
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return None
+    return sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
 
 
 def _moved(value, device):

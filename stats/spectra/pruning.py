@@ -45,7 +45,8 @@ def prune(model, ratios, *, criterion=None, calibration=None):
         every output. None, the default: that of `ratios`, if it is a plan, else "magnitude".
     calibration : tensor, tuple or dict of tensors, or iterable of those
         Inputs of the model, for "wanda": one batch, or batches. A tuple is the positional arguments of one call, a
-        dict the named ones; a list holds batches.
+        dict the named ones; a list holds batches, as does a loader. What a model takes no argument for, such as the
+        labels of a loader, is left out.
 
     Returns
     -------

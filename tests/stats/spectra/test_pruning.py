@@ -161,6 +161,8 @@ def test_batches_add_up_and_come_in_every_form():
     whole = input_norms(layer, x, weights)["weight"]
     for form in ([x[:4], x[4:]], ((x[:5], x[5:])[i] for i in range(2)), {"input": x}, (x,), [(x,)], [x.numpy()]):
         torch.testing.assert_close(input_norms(layer, form, weights)["weight"], whole)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, torch.zeros(10)), batch_size=4)
+    torch.testing.assert_close(input_norms(layer, loader, weights)["weight"], whole)
     assert [args for args, _ in batches_of([])] == []
 
 
