@@ -17,6 +17,7 @@ import re
 __all__ = ["expert_parts", "is_expert"]
 
 _EXPERT = re.compile(r"(^|[._])(experts?|moe)([._]|$)", re.IGNORECASE)
+_ROUTER = re.compile(r"(^|\.)(gate|router)(\.weight)?$")
 _GATE_UP = re.compile(r"(gate_up|up_gate)(_proj)?(?=$|\.|_blocks$)")
 
 
@@ -39,7 +40,7 @@ def is_expert(key):
     >>> is_expert("layers.0.mlp.experts.down_proj"), is_expert("layers.0.mlp.down_proj")
     (True, False)
     """
-    return bool(_EXPERT.search(key))
+    return bool(_EXPERT.search(key)) and not _ROUTER.search(key)
 
 
 def expert_parts(key, shape, reading=None):

@@ -222,7 +222,17 @@ def split_fused_weight(key, shape, reading, transposed=False):
         return _equal(outputs, ("k", "v"))
     if owner == "proj" and getattr(reading.modules.get(path.rpartition(".")[0]), "type", "") in ("GEGLU", "SwiGLU"):
         return _equal(outputs, ("up", "gate"))
-    if owner in ("in_proj_weight", "c_attn", "qkv", "to_qkv", "Wqkv", "wqkv", "qkv_proj", "query_key_value"):
+    if owner in (
+        "in_proj_weight",
+        "c_attn",
+        "qkv",
+        "to_qkv",
+        "Wqkv",
+        "wqkv",
+        "qkv_proj",
+        "query_key_value",
+        "linear_qkv",
+    ):
         return _attention(owner, path, outputs, inputs, reading)
     return None
 
@@ -255,8 +265,10 @@ def _attention(owner, path, outputs, inputs, reading):
     heads, groups = reading.heads(path)
     if owner in ("query_key_value", "c_attn") and reading.metadata.get("multi_query") is True:
         groups = reading.num_kv_heads or (groups if _new_falcon(reading) else 1)
-    square = outputs == 3 * inputs
-    if layout == "contiguous" and (square or (owner == "to_qkv" and outputs % 3 == 0)) and groups in (None, heads):
+    # Grouped queries have fewer outputs than 3 E. Heads of a text model say nothing of the images' attention beside it.
+    square = outputs == 3 * inputs and reading.num_kv_heads is None
+    groups = heads if square else groups
+    if layout == "contiguous" and (square or (owner == "to_qkv" and outputs % 3 == 0 and groups in (None, heads))):
         return _equal(outputs, ("q", "k", "v"))
     if layout is None or heads is None or (groups is None and not square):
         return "fused"
@@ -290,10 +302,12 @@ def _layout(owner, path, reading):
         return None
     if owner == "c_attn" and reading.says(path, "bigcode"):
         return "contiguous" if reading.metadata.get("multi_query") is True else "interleaved"
-    if owner not in ("query_key_value", "wqkv"):
+    if owner not in ("query_key_value", "wqkv", "linear_qkv"):
         return "contiguous"
     if reading.says(path, *_INTERLEAVED):
         return "interleaved"
+    if reading.says(path, "chatglm"):
+        return "contiguous" if reading.metadata.get("multi_query_attention") is True else "interleaved"
     if reading.says(path, "falcon"):
         multi = reading.metadata.get("multi_query") is True and not _new_falcon(reading)
         return "contiguous" if multi else "interleaved"

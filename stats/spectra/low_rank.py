@@ -206,7 +206,8 @@ class Sum:
         >>> Sum(stored(torch.ones(3, 2)), update).rows(2, 3).tolist()
         [[3.0, 3.0]]
         """
-        return as_matrix_dtype(self.base.rows(start, stop)) + self.update.rows(start, stop)
+        base = as_matrix_dtype(self.base.rows(start, stop))
+        return base + self.update.rows(start, stop).to(base.device)
 
     def take(self, index):
         """Form single rows of the sum.
@@ -232,4 +233,5 @@ class Sum:
         >>> Sum(stored(torch.zeros(3, 2)), update).take([1]).tolist()
         [[1.0, 1.0]]
         """
-        return as_matrix_dtype(self.base.take(index)) + self.update.take(index)
+        base = as_matrix_dtype(self.base.take(index))
+        return base + self.update.take(index).to(base.device)

@@ -20,7 +20,7 @@ _EMBEDDING = re.compile(
 )
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_embeddings|predictions\.decoder)$|^output$")
 _ATTENTION = re.compile(r"(^|[._])(\w*attn\w*|\w*attention\w*)(\.|$)", re.IGNORECASE)
-_NORM = re.compile(r"^(\w*_)?(layer_?norm|group_?norm|batch_?norm|rms_?norm|norm|ln|bn)(_\w+|\d*)$", re.IGNORECASE)
+_NORM = re.compile(r"^(\w*_)?(layer_?norm|group_?norm|batch_?norm|rms_?norm|norm|ln|bn)(_?\d+|_f)?$", re.IGNORECASE)
 _MASK = re.compile(r"(^|_)(mask(ed)?(_bias)?|tril|triu|causal)$|^(attn_|causal_|attention_)?mask\w*$", re.IGNORECASE)
 _STATE = re.compile(r"^(running_(mean|var)|num_batches_tracked)$")
 _TABLE = re.compile(r"^(inv_freq|freqs(_cis)?|(cos|sin)(_cached)?|rotary\w*|position_ids|anchors?)$")

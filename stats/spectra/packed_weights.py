@@ -243,12 +243,12 @@ class PackedColumns(Restored):
         numbers = self._unpack(fetch(self.codes, index), self.columns)
         scale = fetch(self.scales, index).to(torch.float32)
         if self.groups is not None:
-            group = self.groups.rows(0, self.columns).to(torch.long)
+            group = self.groups.rows(0, self.columns).cpu().to(torch.long)
         else:
             group = torch.arange(self.columns) // -(-self.columns // scale.shape[1])
         if self.zeros is None:
             return numbers.to(torch.float32) * scale[:, group]
-        whole = self.zeros.rows(0, self.zeros.shape[0])
+        whole = self.zeros.rows(0, self.zeros.shape[0]).cpu()
         zero = self._unpack(whole.T, self.shape[0]).T[index]
         return (numbers - zero[:, group]).to(torch.float32) * scale[:, group]
 

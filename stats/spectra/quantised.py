@@ -107,7 +107,7 @@ class Scaled(Restored):
         """Return scales of the entries asked for, each axis of length one or of full length."""
         shape = tuple(stored.shape)
         if shape == ():
-            return _numbers(stored.read(), stored is self.scale)
+            return _numbers(stored.read().cpu(), stored is self.scale)
         if len(shape) < len(self.shape):
             place = [1] * len(self.shape)
             axis = 0 if self.axis is None else self.axis % len(self.shape)
@@ -117,7 +117,7 @@ class Scaled(Restored):
         if stored.shape[0] == shape[0] and shape[0] > 1:
             values = fetch(stored, index // sizes[0]).reshape(len(index), *shape[1:])
         else:
-            values = stored.rows(0, stored.shape[0]).reshape(shape)
+            values = stored.rows(0, stored.shape[0]).cpu().reshape(shape)
         values = _numbers(values, stored is self.scale)
         for axis in range(1, len(shape)):
             if 1 < shape[axis] < self.shape[axis]:
@@ -317,11 +317,11 @@ def _bitsandbytes(tensors, key, state_key, reasons):
         return None
     nested = None
     if f"{key}.nested_absmax" in tensors:
-        outer_table = tensors[f"{key}.nested_quant_map"].read()
+        outer_table = tensors[f"{key}.nested_quant_map"].read().cpu()
         nested = (
             outer_table,
             tensors[f"{key}.nested_absmax"],
             int(state["nested_blocksize"]),
             float(state["nested_offset"]),
         )
-    return Blockwise4(codes, absmax, table.read(), shape, block, nested)
+    return Blockwise4(codes, absmax, table.read().cpu(), shape, block, nested)

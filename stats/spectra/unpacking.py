@@ -2,7 +2,7 @@
 
 Notation  a word holds 8, 16 or 32 bits; numbers lie in it from the lowest bits on.
 Cost      the rows asked for, in one piece where they follow each other.
-Pitfalls  eight-bit floats cannot be indexed on every device: their bytes are.
+Pitfalls  weights on a device come to the CPU here. Eight-bit floats cannot be indexed everywhere: their bytes are.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def fetch(stored, index):
     Returns
     -------
     torch.Tensor, shape (b, ...)
-        The rows as stored.
+        The rows as stored, on the CPU: words are taken apart there.
 
     Examples
     --------
@@ -75,10 +75,10 @@ def fetch(stored, index):
     [1.0, 2.0]
     """
     if len(index) == 0:
-        return stored.rows(0, 0)
+        return stored.rows(0, 0).cpu()
     unique, back = torch.unique(index, return_inverse=True)
     first, last = int(unique[0]), int(unique[-1]) + 1
-    block = stored.rows(first, last) if len(unique) == last - first else stored.take(unique.tolist())
+    block = (stored.rows(first, last) if len(unique) == last - first else stored.take(unique.tolist())).cpu()
     if len(unique) == len(index) and bool((unique == index).all()):
         return block
     # Floats of eight bits cannot be indexed everywhere, their bytes can.

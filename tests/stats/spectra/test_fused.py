@@ -158,6 +158,13 @@ def test_grouped_queries_are_cut_in_either_order(queries, groups, layout):
     [
         ({"model_type": "gpt_neox", "num_attention_heads": 4}, 1, 4, True),
         ({"config": {"model_type": "bloom", "n_head": 4}}, 1, 4, True),
+        ({"model_type": "chatglm", "num_heads": 4}, 1, 4, True),
+        (
+            {"model_type": "chatglm", "num_heads": 4, "multi_query_attention": True, "multi_query_group_num": 2},
+            2,
+            2,
+            False,
+        ),
         ({"model_type": "falcon", "num_heads": 4, "multi_query": True}, 4, 1, False),
         ({"model_type": "falcon", "num_heads": 4, "multi_query": False}, 1, 4, True),
         ({"model_type": "falcon", "num_heads": 4, "num_kv_heads": 2, "new_decoder_architecture": True}, 2, 2, True),
@@ -187,6 +194,12 @@ def test_what_is_not_told_stays_whole(key, shape):
     parts = named({key: numbers(*shape)})
     assert list(parts) == [key]
     assert parts[key].part == "fused"
+
+
+def test_heads_of_a_text_model_do_not_cut_the_attention_of_images():
+    source = open_weights({"vision.attn.qkv.weight": numbers(48, 16)})
+    source.metadata.update({"num_heads": 4, "num_kv_heads": 2})
+    assert [layer.rows for layer in layers_of(source)[0]] == [16, 16, 16]
 
 
 def test_heads_that_do_not_fit_keep_the_weight_whole():

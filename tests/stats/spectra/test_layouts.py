@@ -230,6 +230,8 @@ def test_the_last_reading_can_be_let_go():
         ("encoder.layer.0.attention.self.query.weight", "attention", ""),
         ("mlp.experts.3.down_proj.weight", "expert", ""),
         ("layers.0.mlp.down_proj.weight", "linear", ""),
+        ("layers.0.block_sparse_moe.gate.weight", "linear", ""),
+        ("layers.0.layernorm_qkv.weight", "linear", ""),
         ("norm1.linear.weight", "linear", ""),
         ("time_embedding.linear_1.weight", "linear", ""),
         ("fc.parametrizations.weight.original1", "linear", ""),
