@@ -26,8 +26,9 @@ class SpectraResult(Result):
         Name of the layer (the tensor's key, with the part in square brackets where it holds several), the tensor's key,
         the module's path, "linear", "embedding", "conv", "recurrent", "attention", "expert", "adapter" or "spectral",
         and the stored shape.
-    alpha : ndarray
-        Hill's exponent of the whole spectrum: depends on the shape of the layer.
+    alpha, alpha_error : ndarray
+        Hill's exponent of the whole spectrum, which depends on the shape of the layer, and the error of its estimate:
+        0 but for the status "estimated".
     alpha_farms : ndarray
         FARMS exponent: of the pooled eigenvalues of windows of one shape. The one to compare layers by.
     alpha_se, alpha_lo, alpha_hi : ndarray
@@ -74,6 +75,7 @@ participation : ndarray
     kind: np.ndarray = _metric("kind of layer")
     shape: np.ndarray = _metric("stored shape")
     alpha: np.ndarray = _metric("Hill exponent of the whole spectrum")
+    alpha_error: np.ndarray = _metric("error of alpha where the spectrum is estimated")
     alpha_farms: np.ndarray = _metric("FARMS exponent")
     alpha_se: np.ndarray = _metric("standard error of the FARMS exponent")
     alpha_lo: np.ndarray = _metric("lower end of its 95 percent interval")

@@ -36,6 +36,7 @@ from sciml.stats.spectra.layouts import layers_of
 from sciml.stats.spectra.marchenko_pastur import mp_alpha
 from sciml.stats.spectra.metrics import SPECTRAL, spectral_metrics
 from sciml.stats.spectra.noise_baseline import null_alpha, null_std
+from sciml.stats.spectra.optional_metrics import estimated_metrics, extra_metrics
 from sciml.stats.spectra.result import SpectraResult
 from sciml.stats.spectra.sources import open_weights
 from sciml.stats.spectra.spectrum import eigenvalues, low_rank_eigenvalues, scan, times_power_of_two
@@ -63,7 +64,7 @@ _WHOLE = ("num_spikes", "rank", "num_eigenvalues", "n_dead_rows", "n_dead_cols",
 _WHOLE = (*_WHOLE, "n_slices", "numel")
 ROW_FIELDS = {
     **dict.fromkeys(("layer", "tensor", "module", "kind", "shape", "status"), str),
-    **dict.fromkeys((*SPECTRAL, *FARMS_METRICS), float),
+    **dict.fromkeys((*SPECTRAL, *FARMS_METRICS, "alpha_error"), float),
     **dict.fromkeys(_WHOLE, int),
 }
 
@@ -285,7 +286,7 @@ def _row(layer, plan):
     row |= {
         **{name: getattr(layer, name) for name in ("tensor", "module", "kind", "rows", "cols", "n_slices", "numel")},
         **dict.fromkeys(("num_spikes", "rank", "num_eigenvalues", "window", "n_windows", "fraction"), 0),
-        **dict.fromkeys(("n_dead_rows", "n_dead_cols"), 0),
+        **dict.fromkeys(("n_dead_rows", "n_dead_cols", "alpha_error"), 0),
         "layer": layer.name,
         "shape": " x ".join(map(str, layer.shape)),
         "spectrum": np.empty(0),
@@ -314,9 +315,7 @@ def _row(layer, plan):
 
 def _add_spectral(row, layer, scanned, plan, large):
     if large:
-        from sciml.stats.spectra.optional_metrics import estimated_metrics
-
-        row |= estimated_metrics(layer, q=plan.q, dtype=plan.dtype, seed=_seed(plan, layer))
+        row |= estimated_metrics(layer, q=plan.q, seed=_seed(plan, layer), fit_noise=plan.noise)
         row["status"] = "estimated"
         return
     lam = np.sort(np.concatenate([np.asarray(_cpu(eigenvalues(G)), dtype=float) for G in _popped(scanned.grams)]))
@@ -335,9 +334,7 @@ def _add_spectral(row, layer, scanned, plan, large):
     row["num_eigenvalues"] = len(lam)
     row["spectrum"] = times_power_of_two(lam, scanned.shift)
     if plan.extra:
-        from sciml.stats.spectra.optional_metrics import extra_metrics
-
-        row |= extra_metrics(plan.extra, lam, layer, found, dtype=plan.dtype, seed=_seed(plan, layer))
+        row |= extra_metrics(plan.extra, lam, layer, dtype=plan.dtype, seed=_seed(plan, layer))
 
 
 def _add_farms(row, layer, scanned, plan):

@@ -115,7 +115,7 @@ def test_a_range_of_thresholds(rng):
     fit = fit_powerlaw(lam, xmin_range=(lam[120], lam[150]))
     assert lam[120] <= fit.xmin <= lam[150]
     with pytest.raises(
-        InvalidInputError, match=r"xmin_range must hold an eigenvalue below the largest; got \(1000000.0, "
+        InvalidInputError, match=r"xmin_range must hold an eigenvalue .* got \(1000000.0, "
     ):
         fit_powerlaw(lam, xmin_range=(1e6, 1e7))
 
