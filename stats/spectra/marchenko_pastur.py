@@ -165,7 +165,9 @@ def fit_mp(eigenvalues, shape, *, n_matrices=1, level=0.01):
     .. [1] F. Benaych-Georges, R. Nadakuditi, The singular values and vectors of low rank perturbations of large
        rectangular random matrices, 2012, arXiv 1103.2221.
     .. [2] I. Johnstone, On the distribution of the largest eigenvalue in principal components analysis, 2001; Z. Ma,
-       Accuracy of the Tracy-Widom limits for the extreme eigenvalues in white Wishart matrices, 2012, arXiv 1203.0839.
+       Accuracy of the Tracy-Widom limits for the extreme eigenvalues in white Wishart matrices, 2012, arXiv 1203.0839;
+       M. Chiani, Distribution of the largest eigenvalue for real Wishart and Gaussian random matrices and a simple
+       approximation for the Tracy-Widom distribution, 2014, arXiv 1209.3394.
 
     Examples
     --------
