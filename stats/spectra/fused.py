@@ -29,6 +29,8 @@ GATES = {
 }
 _RECURRENT = re.compile(r"weight_(ih|hh|hr)((?:_l\d+)?(?:_reverse)?)$")
 _GATE_COUNT = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3, "RNN": 1, "RNNCell": 1}
+_CONTIGUOUS = ("in_proj_weight", "c_attn", "qkv", "to_qkv", "Wqkv", "qkv_proj")
+_EITHER = ("query_key_value", "wqkv", "linear_qkv")
 _INTERLEAVED = ("gptneox", "gpt_neox", "bloom", "internlm2")
 _PLAIN_LEAVES = ("weight", "qweight", "weight_packed", "weight_orig", "weight_v", "_data", "kernel")
 _GATE_UP = {
@@ -222,17 +224,7 @@ def split_fused_weight(key, shape, reading, transposed=False):
         return _equal(outputs, ("k", "v"))
     if owner == "proj" and getattr(reading.modules.get(path.rpartition(".")[0]), "type", "") in ("GEGLU", "SwiGLU"):
         return _equal(outputs, ("up", "gate"))
-    if owner in (
-        "in_proj_weight",
-        "c_attn",
-        "qkv",
-        "to_qkv",
-        "Wqkv",
-        "wqkv",
-        "qkv_proj",
-        "query_key_value",
-        "linear_qkv",
-    ):
+    if owner in (*_CONTIGUOUS, *_EITHER):
         return _attention(owner, path, outputs, inputs, reading)
     return None
 
@@ -302,7 +294,7 @@ def _layout(owner, path, reading):
         return None
     if owner == "c_attn" and reading.says(path, "bigcode"):
         return "contiguous" if reading.metadata.get("multi_query") is True else "interleaved"
-    if owner not in ("query_key_value", "wqkv", "linear_qkv"):
+    if owner not in _EITHER:
         return "contiguous"
     if reading.says(path, *_INTERLEAVED):
         return "interleaved"

@@ -196,6 +196,32 @@ def test_what_is_not_told_stays_whole(key, shape):
     assert parts[key].part == "fused"
 
 
+class GPTNeoXAttention(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.num_attention_heads = 2
+        self.query_key_value = torch.nn.Linear(8, 24, bias=False)
+
+
+def test_the_class_of_a_module_tells_the_order_without_a_configuration():
+    block = torch.nn.ModuleDict({"attention": GPTNeoXAttention()})
+    W = block["attention"].query_key_value.weight.detach()
+    keys = named(block)["attention.query_key_value.weight[k]"].matrix()
+    assert torch.equal(keys, torch.cat([W[4:8], W[16:20]]))
+
+
+class GEGLU(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = torch.nn.Linear(4, 12, bias=False)
+
+
+def test_the_class_of_a_module_tells_that_it_is_gated():
+    module = torch.nn.Sequential(GEGLU())
+    assert torch.equal(named(module)["0.proj.weight[gate]"].matrix(), module[0].proj.weight[6:])
+    assert list(named(module.state_dict())) == ["0.proj.weight"]
+
+
 def test_heads_of_a_text_model_do_not_cut_the_attention_of_images():
     source = open_weights({"vision.attn.qkv.weight": numbers(48, 16)})
     source.metadata.update({"num_heads": 4, "num_kv_heads": 2})
