@@ -94,6 +94,8 @@ def spectral_metrics(
         return out, "too_small" if len(lam) < FEWEST else "rank_deficient"
     # Rounding makes equal eigenvalues differ a little: no exponent of some 1e15.
     constant = math.log(real[-1] / real[0]) <= 100 * n * eps
+    # Zeros of dead neurons are no part of the layer that lives.
+    lam = lam[max(0, m - min(living)) * n_slices :]
     deficient = not lam[int(q * len(lam))] > n * eps * lam[-1]
     if constant:
         out["alpha"] = out["alpha_ks"] = math.inf
