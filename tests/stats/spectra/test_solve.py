@@ -44,7 +44,7 @@ def test_dataset(model):
     assert found.alpha_farms.dims == ("layer",)
     assert found.sel(layer="3.weight").kind.item() == "linear"
     assert found.num_spikes.dtype.kind == "i"
-    assert (found.alpha_lo < found.alpha_farms).all()
+    assert ((found.alpha_lo < found.alpha_farms) | (found.status == "one_window")).all()
 
 
 def test_numbers_are_those_of_the_parts(rng):
@@ -76,10 +76,10 @@ def test_one_seed_one_answer(rng):
 
 
 def test_global_generators_are_left_alone(rng):
-    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    before = torch.random.get_rng_state(), str(np.random.mtrand._rand.get_state())
     sciml.diagnose({"a": rng.standard_normal((40, 50))}, metrics="all")
     assert torch.equal(torch.random.get_rng_state(), before[0])
-    assert_array_equal(np.random.get_state()[1], before[1])
+    assert str(np.random.mtrand._rand.get_state()) == before[1]
 
 
 def test_neurons_may_change_places(rng):
@@ -124,7 +124,7 @@ def test_arrays_of_all_kinds_are_one(rng):
         (lambda rng: rng.standard_normal((20, 22)), "one_window"),
         (lambda rng: np.linalg.qr(rng.standard_normal((40, 40)))[0], "constant"),
         (lambda rng: rng.standard_normal((64, 8)) @ rng.standard_normal((8, 64)), "rank_deficient"),
-        (lambda rng: np.concatenate([rng.standard_normal((40, 64)), np.zeros((60, 64))]), "rank_deficient"),
+        (lambda rng: np.concatenate([rng.standard_normal((40, 64)), np.zeros((60, 64))]), "ok"),
         (lambda rng: np.repeat(rng.standard_normal((32, 64)), 2, axis=0), "ok"),
     ],
 )
@@ -141,6 +141,7 @@ def test_dead_neurons_are_counted_and_leave_the_others(rng):
     found = sciml.diagnose({"fc": W})
     assert (found.n_dead_rows[0], found.n_dead_cols[0], found.rank[0]) == (50, 0, 50)
     # Noise of the shape that lives: 50 x 64, not 64 x 100.
+    assert found.alpha[0] == pytest.approx(hill(spectrum(W[::2])), rel=1e-10)
     assert abs(found.z_null[0]) < 4
     assert found.alpha_mp[0] == sciml.mp_alpha(50 / 64)
     assert found.num_spikes[0] == 0
@@ -161,12 +162,10 @@ def test_z_of_noise_is_standard_normal(rng):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_no_numbers(rng, value):
-    bad = rng.standard_normal((20, 30))
+    bad = rng.standard_normal((32, 40))
     bad[3, 4] = bad[5, 6] = value
-    weights = {"good": rng.standard_normal((20, 30)), "bad": bad}
-    with pytest.raises(
-        NonFiniteWeightError, match=r"layer 'bad' \(20 x 30\) has 2 NaN or infinite.*exclude="
-    ) as caught:
+    weights = {"good": rng.standard_normal((32, 40)), "bad": bad}
+    with pytest.raises(NonFiniteWeightError, match=r"layer 'bad' \(32 x 40\) has 2 NaN.*exclude=") as caught:
         sciml.diagnose(weights)
     assert (caught.value.layer, caught.value.count) == ("bad", 2)
     assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
@@ -308,9 +307,8 @@ def test_a_saved_diagnosis_comes_back_in_a_fresh_process(tmp_path, rng):
         "import sciml, sys; r = sciml.load(sys.argv[1]); "
         "sys.stdout.write(repr((list(map(str, r.layer)), r.alpha_farms.tolist(), r.skipped, sorted(r.extra))))"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "found.npz"], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", code, tmp_path / "found.npz"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
     assert told.stdout == repr((["a"], found.alpha_farms.tolist(), [("b", "1 dimension")], sorted(found.extra)))
 
 
