@@ -55,7 +55,7 @@ def test_rows_and_entries_are_those_of_the_matrix(matrix):
     assert torch.equal(tensor.rows(7, 20), X[7:20])
     assert torch.equal(tensor.rows(45, 99), X[45:])
     assert tensor.rows(5, 5).shape == tensor.rows(9, 5).shape == (0, 40)
-    index = [3, 4, 5, 49, 0, 0, 8]
+    index = [3, 4, 5, 49, 0, 0, 8, 7]
     for form in (index, np.array(index), torch.tensor(index), np.array(index, dtype=np.uint8)):
         assert torch.equal(tensor.take(form), X[index])
     assert tensor.take([]).shape == (0, 40)
