@@ -106,13 +106,14 @@ class SpectralDensity:
         """
         value = float(statistic(self.eigenvalues()))
         P = len(self.nodes)
-        keep = ~np.eye(P, dtype=bool)
         others = [
-            float(statistic(_quantiles(self.nodes[k], self.weights[k], self.top, self.size))) for k in keep if P > 1
+            float(statistic(_quantiles(self.nodes[kept], self.weights[kept], self.top, self.size)))
+            for kept in ~np.eye(P, dtype=bool)
         ]
         rough = [float(statistic(_quantiles(*pair, self.top, self.size))) for pair in self.rough]
-        spread = math.sqrt((P - 1) / P * np.square(np.subtract(others, np.mean(others))).sum()) if others else math.inf
-        return value, math.hypot(spread, np.abs(np.subtract(rough, value)).max())
+        with np.errstate(invalid="ignore"):  # infinite statistics, as of equal eigenvalues, have no spread
+            spread = math.sqrt((P - 1) / P * np.square(np.subtract(others, np.mean(others))).sum())
+            return value, math.hypot(spread, np.abs(np.subtract(rough, value)).max())
 
 
 def lanczos_spectrum(W, *, k=0, n_probes=8, n_steps=80, random_state=0):

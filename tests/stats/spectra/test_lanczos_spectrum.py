@@ -92,6 +92,9 @@ def test_exhausted_spaces_zeros_and_repeated_eigenvalues():
     assert density.eigenvalues()[:100].max() < 1e-9 * density.top[-1]
     assert_allclose(lanczos_spectrum(2 * np.eye(30)).eigenvalues(), 4, rtol=1e-12)
     assert_allclose(lanczos_spectrum(np.zeros((30, 40))).eigenvalues(), 0, atol=0)
+    value, error = lanczos_spectrum(2 * np.eye(30)).estimate(lambda lam: np.inf)
+    assert value == np.inf
+    assert np.isnan(error)
     assert lanczos_spectrum(np.ones((1, 5))).eigenvalues() == pytest.approx([5.0])
 
 
