@@ -93,6 +93,7 @@ def find_adapters(tensors, restored, metadata, modules):
             side = "A" if found["side"] in ("A", "a", "down") else "B"
             group = (found["prefix"], found.get("table"), found.get("name"))
             pairs.setdefault(group, {})[side] = key
+    with_magnitude = {key.partition(".lora_magnitude_vector")[0] for key in tensors if ".lora_magnitude_vector" in key}
     adapters, sums, reasons = {}, {}, {}
     for (prefix, table, name), keys in pairs.items():
         if set(keys) != {"A", "B"}:
@@ -111,8 +112,7 @@ def find_adapters(tensors, restored, metadata, modules):
         reasons[keys["A"]] = f"factor A of {entry.name}"
         for suffix in _BASES:
             base = f"{prefix}{suffix}"
-            dora = any(key.startswith(f"{prefix}.lora_magnitude_vector") for key in tensors)
-            if base in tensors and not dora:
+            if base in tensors and prefix not in with_magnitude:
                 info = modules.get(base.rpartition(".")[0])
                 total = _sum(restored.get(base, tensors[base]), update, info, metadata)
                 if total is not None:

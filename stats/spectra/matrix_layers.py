@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sciml.exceptions import InvalidInputError
+from sciml.stats.spectra.unpacking import Restored
 from sciml.stats.spectra.views import Cut, Turned, as_matrix_dtype, forget
 
 __all__ = ["Layer"]
@@ -177,6 +178,8 @@ class Layer:
         row = self.cols * max(view.dtype.itemsize, 4)
         if isinstance(view, Cut):
             row = max(row, self._stored_row(view.base))
+            # Numbers and places of packed weights are integers of four or eight bytes for a while.
+            row *= 4 if isinstance(view.base, Restored) else 1
         step = max(int(nbytes // row), 1)
         for start in range(0, self.rows, step):
             stop = min(start + step, self.rows)

@@ -11,6 +11,7 @@ References  T. Dettmers et al., QLoRA: efficient finetuning of quantized LLMs, 2
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -84,20 +85,29 @@ class Blockwise4(Restored):
         >>> Blockwise4(codes, absmax, torch.arange(16.0), (1, 2), 64, None).decode(torch.tensor([0])).tolist()
         [[1.0, 2.0]]
         """
-        columns = self.shape[1]
-        entry = (index[:, None] * columns + torch.arange(columns)).flatten()
-        byte = fetch(self.codes, torch.unique(entry // 2)).flatten().to(torch.int32)
-        place = torch.searchsorted(torch.unique(entry // 2), entry // 2)
-        code = torch.where(entry % 2 == 0, byte[place] >> 4, byte[place] & 15).to(torch.long)
-        return (self.table.to(torch.float32)[code] * self._largest(entry // self.block)).reshape(len(index), columns)
+        jumps = torch.nonzero(index[1:] != index[:-1] + 1).flatten() + 1
+        ends = [0, *jumps.tolist(), len(index)]
+        runs = [index[a:b] for a, b in itertools.pairwise(ends) if a < b]
+        parts = [self._run(int(run[0]), int(run[-1]) + 1) for run in runs]
+        return torch.cat([torch.empty(0, self.shape[1]), *parts]) if len(parts) != 1 else parts[0]
+
+    def _run(self, start, stop):
+        """Return consecutive rows: one run of bytes, of which the first and last may be shared with other rows."""
+        first, last = start * self.shape[1], stop * self.shape[1]
+        byte = self.codes.rows(first // 2, (last + 1) // 2).cpu().flatten()
+        code = torch.stack([byte >> 4, byte & 15], dim=1).flatten()[first % 2 : first % 2 + last - first]
+        values = self.table.to(torch.float32)[code.to(torch.int32)]
+        blocks = torch.arange(first // self.block, -(-last // self.block))
+        largest = self._largest(blocks).repeat_interleave(self.block)
+        offset = first - first // self.block * self.block
+        return values.mul_(largest[offset : offset + last - first]).reshape(stop - start, self.shape[1])
 
     def _largest(self, blocks):
-        unique, back = torch.unique(blocks, return_inverse=True)
-        largest = fetch(self.absmax, unique)
+        largest = fetch(self.absmax, blocks)
         if self.nested is not None:
             table, outer, size, offset = self.nested
-            largest = table.to(torch.float32)[largest.to(torch.long)] * fetch(outer, unique // size) + offset
-        return largest.to(torch.float32)[back]
+            largest = table.to(torch.float32)[largest.to(torch.int32)] * fetch(outer, blocks // size) + offset
+        return largest.to(torch.float32)
 
 
 @dataclass(frozen=True, eq=False)

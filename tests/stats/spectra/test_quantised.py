@@ -41,6 +41,7 @@ def assert_reads(layer, W):
     blocks = list(layer.row_blocks(nbytes=3 * layer._stored_row(layer.views[0].base) + 12 * W.shape[1]))
     assert len(blocks) > 1
     torch.testing.assert_close(torch.cat(blocks), W, rtol=1e-6, atol=1e-7)
+    assert layer.take([]).shape == (0, W.shape[1])
     index = [len(W) - 1, 0, 3, 3]
     torch.testing.assert_close(layer.take(index), W[index], rtol=1e-6, atol=1e-7)
 
