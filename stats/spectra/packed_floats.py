@@ -89,7 +89,7 @@ class Blockwise4(Restored):
         ends = [0, *jumps.tolist(), len(index)]
         runs = [index[a:b] for a, b in itertools.pairwise(ends) if a < b]
         parts = [self._run(int(run[0]), int(run[-1]) + 1) for run in runs]
-        return torch.cat([torch.empty(0, self.shape[1]), *parts]) if len(parts) != 1 else parts[0]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _run(self, start, stop):
         """Return consecutive rows: one run of bytes, of which the first and last may be shared with other rows."""

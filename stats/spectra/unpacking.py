@@ -127,7 +127,7 @@ class Restored:
         >>> Counted().rows(1, 3).tolist()
         [[1.0], [2.0]]
         """
-        return self.decode(torch.arange(start, stop))
+        return self._decoded(torch.arange(start, max(start, stop)))
 
     def take(self, index):
         """Return single rows as float32.
@@ -152,4 +152,7 @@ class Restored:
         >>> Counted().take([4, 0]).tolist()
         [[4.0], [0.0]]
         """
-        return self.decode(torch.as_tensor(list(index), dtype=torch.long))
+        return self._decoded(torch.as_tensor(list(index), dtype=torch.long))
+
+    def _decoded(self, index):
+        return self.decode(index) if len(index) else torch.empty(0, *self.shape[1:])
