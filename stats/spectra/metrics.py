@@ -113,6 +113,7 @@ def spectral_metrics(
     if fit_noise:
         noise = fit_mp(real, living, n_matrices=n_slices)
         out |= {name: getattr(noise, name) for name in ("num_spikes", "mp_softrank", "ks_mp")}
+        out["noise_status"] = noise.status
         out["sigma_mp"], out["lambda_plus"] = _scaled(noise.sigma_mp, shift // 2), _scaled(noise.lambda_plus, shift)
     return out, status
 

@@ -44,6 +44,9 @@ class SpectraResult(Result):
     sigma_mp, lambda_plus, num_spikes, mp_softrank, ks_mp : ndarray
         Noise fitted to the bulk: standard deviation of an entry, upper edge, eigenvalues above it, edge over largest
         eigenvalue, distance of the bulk from the law of noise.
+    noise_status : ndarray of str
+        Of that fit: "ok", "rank_deficient", "constant", or "no_bulk": half of the eigenvalues stand out from any noise,
+        and `num_spikes` is half of them or more. Empty where there was none.
     stable_rank, frobenius, log_spectral_norm, alpha_weighted, log_alpha_norm, entropy, rank, rank_fraction, \
 participation : ndarray
         Of the whole spectrum: sum over largest eigenvalue, sum, log10 of the largest, alpha_ks times that, log10 of the
@@ -90,6 +93,7 @@ participation : ndarray
     num_spikes: np.ndarray = _metric("eigenvalues above the noise")
     sigma_mp: np.ndarray = _metric("standard deviation of an entry of the noise", "weight")
     lambda_plus: np.ndarray = _metric("upper edge of the noise", "weight^2")
+    noise_status: np.ndarray = _metric("how the noise was fitted")
     mp_softrank: np.ndarray = _metric("edge of the noise over the largest eigenvalue")
     ks_mp: np.ndarray = _metric("distance of the bulk from the law of noise")
     stable_rank: np.ndarray = _metric("sum over the largest eigenvalue")

@@ -33,13 +33,12 @@ from sciml.linalg.memory import budget
 from sciml.random import generator
 from sciml.stats.spectra.farms import alive, check_options, farms_of
 from sciml.stats.spectra.layouts import layers_of
-from sciml.stats.spectra.marchenko_pastur import mp_alpha
 from sciml.stats.spectra.metrics import SPECTRAL, spectral_metrics
 from sciml.stats.spectra.noise_baseline import null_alpha, null_std
 from sciml.stats.spectra.optional_metrics import estimated_metrics, extra_metrics
 from sciml.stats.spectra.result import SpectraResult
 from sciml.stats.spectra.sources import open_weights
-from sciml.stats.spectra.spectrum import eigenvalues, low_rank_eigenvalues, scan, times_power_of_two
+from sciml.stats.spectra.spectrum import eigenvalues, held, low_rank_eigenvalues, scan, times_power_of_two
 from sciml.validation import check_option
 
 __all__ = ["diagnose"]
@@ -63,7 +62,7 @@ FARMS_METRICS = ("alpha_farms", "alpha_se", "alpha_lo", "alpha_hi", "alpha_null"
 _WHOLE = ("num_spikes", "rank", "num_eigenvalues", "n_dead_rows", "n_dead_cols", "window", "n_windows", "rows", "cols")
 _WHOLE = (*_WHOLE, "n_slices", "numel")
 ROW_FIELDS = {
-    **dict.fromkeys(("layer", "tensor", "module", "kind", "shape", "status"), str),
+    **dict.fromkeys(("layer", "tensor", "module", "kind", "shape", "status", "noise_status"), str),
     **dict.fromkeys((*SPECTRAL, *FARMS_METRICS, "alpha_error"), float),
     **dict.fromkeys(_WHOLE, int),
 }
@@ -293,11 +292,13 @@ def _row(layer, plan):
         "influence": np.empty(0),
         "design": (0, 0, 0),
         "status": "ok",
+        "noise_status": "",
     }
     if layer.low_rank is not None:
         return _adapter_row(layer, plan, row)
     large = min(layer.rows, layer.cols) > _largest_side(plan)
     try:
+        layer = held(layer)
         scanned = scan(layer, dtype=plan.dtype, device=plan.device, grams=plan.spectral and not large)
     except (RuntimeError, MemoryError) as error:
         error.add_note(f"while reading layer {layer.name!r}")
@@ -368,11 +369,8 @@ def _distance_from_noise(layer, found, plan):
     if plan.farms["layout"] == "grid":
         return {"alpha_null": null_alpha(found.height, found.width, plan.q)}
     repeats, down, across = found.design
-    if layer.is_complex:
-        # The correction of finite windows vanishes for complex noise.
-        null = mp_alpha(min(found.height, found.width) / max(found.height, found.width), plan.q)
-    else:
-        null = null_alpha(found.height, found.width, plan.q, repeats * down * across * layer.n_slices)
+    count = repeats * down * across * layer.n_slices
+    null = null_alpha(found.height, found.width, plan.q, count, is_complex=layer.is_complex)
     if found.deficient or not math.isfinite(found.alpha):
         return {"alpha_null": null}
     sigma = null_std(
@@ -384,6 +382,7 @@ def _distance_from_noise(layer, found, plan):
         plan.q,
         n_windows=down * across,
         n_matrices=layer.n_slices,
+        is_complex=layer.is_complex,
     )
     return {"alpha_null": null, "z_null": (null - found.alpha) / sigma}
 

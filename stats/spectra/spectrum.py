@@ -26,7 +26,9 @@ from sciml.validation import check_option
 
 __all__ = ["spectrum"]
 
-BLOCK_BYTES = 64 << 20
+# Blocks stay in the cache; larger ones take more time.
+BLOCK_BYTES = 8 << 20
+HELD_BYTES = 64 << 20
 # A row or column is dead when its norm is below this share of the largest.
 DEAD = 1e-8
 # Magnitudes whose squares LAPACK does not scale by itself: it would by factors that are no powers of two.
@@ -60,34 +62,41 @@ class Scan:
 
 
 class ArrayLayer:
-    """One matrix in memory, with the interface of a stored layer.
+    """Matrices in memory, with the interface of a stored layer.
 
     Parameters
     ----------
-    W : tensor, shape (rows, cols)
-        The matrix.
+    *matrices : tensor, shape (rows, cols)
+        The slices, of equal shape.
     name : str
         Its name in messages.
     """
 
-    def __init__(self, W, name="W"):
-        self._W, self.name = W, name
-        self.rows, self.cols = W.shape
-        self.n_slices, self.is_complex, self.low_rank = 1, W.is_complex(), None
+    def __init__(self, *matrices, name="W"):
+        self._matrices, self.name = matrices, name
+        self.rows, self.cols = matrices[0].shape
+        self.n_slices, self.is_complex, self.low_rank = len(matrices), matrices[0].is_complex(), None
 
     def matrix(self, k=0):
-        """Return the matrix."""
-        return self._W
+        """Return a matrix."""
+        return self._matrices[k]
 
     def take(self, index, k=0):
-        """Return rows of the matrix."""
-        return self._W[torch.as_tensor(index)]
+        """Return rows of a matrix."""
+        return self._matrices[k][torch.as_tensor(index)]
 
     def row_blocks(self, k=0, nbytes=BLOCK_BYTES):
         """Yield blocks of rows."""
-        step = max(1, nbytes // max(1, self.cols * self._W.element_size()))
+        step = max(1, nbytes // max(1, self.cols * self._matrices[k].element_size()))
         for start in range(0, self.rows, step):
-            yield self._W[start : start + step]
+            yield self._matrices[k][start : start + step]
+
+
+def held(layer):
+    """Return a layer in memory where it is small enough, so that a file is read once; else the layer itself."""
+    itemsize = {"float64": 8, "complex64": 8, "complex128": 16}.get(layer.stored_dtype, 4)
+    size = layer.rows * layer.cols * layer.n_slices * itemsize
+    return ArrayLayer(*layer.matrices(), name=layer.name) if size <= HELD_BYTES else layer
 
 
 def spectrum(W, *, method="gram", dtype=None, device=None):
