@@ -300,23 +300,12 @@ def _filled(w, share, target, r_min, r_max):
         r = np.full(len(w), r_max)
         if not live.all():
             r[~live] = (target - r_max * share[live].sum()) / share[~live].sum()
-        return _settled(np.clip(r, r_min, r_max), ~live, share, target, r_min, r_max)
+        return np.clip(r, r_min, r_max)
     k = int(np.searchsorted(totals, target))
     c = knots[k]
     if k > 0 and totals[k] > totals[k - 1]:
         c = knots[k - 1] + (target - totals[k - 1]) / (totals[k] - totals[k - 1]) * (knots[k] - knots[k - 1])
-    r = np.clip(c * w, r_min, r_max)
-    return _settled(r, live & (r > r_min) & (r < r_max), share, target, r_min, r_max)
-
-
-def _settled(r, free, share, target, r_min, r_max):
-    """Move the free ratios by what rounding left of the budget."""
-    for _ in range(4):
-        gap, movable = target - math.fsum(share * r), math.fsum((share * r)[free])
-        if abs(gap) <= 1e-16 or movable == 0:
-            break
-        r[free] = np.clip(r[free] * (1.0 + gap / movable), r_min, r_max)
-    return r
+    return np.clip(c * w, r_min, r_max)
 
 
 def exact_counts(ratios, d, r_max=1.0):
