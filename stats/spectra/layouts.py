@@ -7,7 +7,8 @@ several that do not (gates, queries with keys and values, experts: a layer each)
 for: it belongs to a layer, or to the list of those set aside with the reason.
 
 Notation  T stored tensor, W matrix; rows x cols of one matrix; n_slices matrices of one layer.
-Cost      nothing is read but shapes and the numbers of heads; a layer reads its rows when asked.
+Cost      nothing is read but shapes, small states of packed weights and a row of what may be a mask; a layer reads its
+          rows when asked.
 Pitfalls  a state dict tells less than a module: what names and shapes do not tell stays whole (`part` is "fused").
           Weights tied to each other are one layer, under the first of their keys.
 """
@@ -29,7 +30,7 @@ from sciml.stats.spectra.convolutions import (
 from sciml.stats.spectra.experts import expert_parts, is_expert
 from sciml.stats.spectra.fused import Reading, is_transposed, split_fused_weight
 from sciml.stats.spectra.matrix_layers import Layer
-from sciml.stats.spectra.names import kind_of, logical_key, reason_to_skip
+from sciml.stats.spectra.names import is_mask, kind_of, logical_key, reason_to_skip
 from sciml.stats.spectra.quantised import find_quantised
 from sciml.stats.spectra.views import Cut, Turned
 from sciml.validation import check_number, check_option
@@ -159,6 +160,8 @@ def _layers_of_tensor(key, base, stored, reading, conv, split_fused, min_size):
     info = reading.modules.get(path)
     if (reason := reason_to_skip(logical, base, info)) is not None:
         return reason
+    if base is stored and is_mask(logical, stored):
+        return "mask: zeros and minus infinity"
     kind, part = kind_of(logical, info)
     dtype = str(stored.dtype).removeprefix("torch.")
     shape = tuple(base.shape)

@@ -7,11 +7,14 @@ Pitfalls  names are habits, not promises: they only choose between treatments th
 
 from __future__ import annotations
 
+import math
 import re
+
+import torch
 
 from sciml.stats.spectra.experts import is_expert
 
-__all__ = ["kind_of", "logical_key", "reason_to_skip"]
+__all__ = ["is_mask", "kind_of", "logical_key", "reason_to_skip"]
 
 _EMBEDDING = re.compile(
     r"^(wte|wpe|shared|embed(_in|_tokens|_positions)?|embeddings?|(\w+_)?(embed|embeds|embedding|embeddings|emb)|\w*pos_?embed|"
@@ -25,6 +28,7 @@ _MASK = re.compile(r"(^|_)(mask(ed)?(_bias)?|tril|triu|causal)$|^(attn_|causal_|
 _STATE = re.compile(r"^(running_(mean|var)|num_batches_tracked)$")
 _TABLE = re.compile(r"^(inv_freq|freqs(_cis)?|(cos|sin)(_cached)?|rotary\w*|position_ids|anchors?)$")
 _OPTIMISER = re.compile(r"^(exp_avg\w*|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg|acc_delta|prev|sum_sq)$")
+_LOOK = 2**20  # bytes of a first row that may be read to recognise a mask
 _PARAMETRISED = re.compile(r"parametrizations\.(\w+)\.original[01]?$")
 
 
@@ -100,6 +104,39 @@ def reason_to_skip(key, stored, info=None):
     if sum(size > 1 for size in shape) < 2:
         return f"a vector in effect: shape {shape}"
     return None
+
+
+def is_mask(key, stored):
+    """Return whether the first row of a square tensor holds only zeros and what stands for minus infinity.
+
+    Parameters
+    ----------
+    key : str
+        Logical key; what is called a weight is not looked at.
+    stored : object
+        The tensor, with `shape`, `dtype` and `rows`.
+
+    Returns
+    -------
+    bool
+        True for a mask that is added to the logarithms of probabilities.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from types import SimpleNamespace
+    >>> from sciml.stats.spectra.names import is_mask
+    >>> T = torch.full((4, 4), float("-inf")).triu(1)
+    >>> is_mask("future", SimpleNamespace(shape=T.shape, dtype=T.dtype, rows=lambda a, b: T[a:b]))
+    True
+    """
+    shape = tuple(stored.shape)
+    if "weight" in key.rpartition(".")[2] or shape[-1] != shape[-2] or not stored.dtype.is_floating_point:
+        return False
+    if math.prod(shape[1:]) * stored.dtype.itemsize > _LOOK:
+        return False
+    row = stored.rows(0, 1).to(torch.float32)
+    return bool(((row == 0) | (row <= -1e4)).all() and (row <= -1e4).any())
 
 
 def kind_of(key, info=None):

@@ -263,6 +263,8 @@ def test_the_module_is_where_the_tensor_lives():
         ("layer_norm.weight", torch.ones(4, 4), "normalisation"),
         ("blocks.0.norm1.bias", torch.ones(4, 4), "normalisation"),
         ("h.0.attn.bias", torch.ones(1, 1, 8, 8), "mask"),
+        ("future", torch.full((6, 6), float("-inf")).triu(1), "mask"),
+        ("future", torch.full((2, 6, 6), -65504.0, dtype=torch.float16).triu(1), "mask"),
         ("h.0.attn.masked_bias", torch.ones(2, 2), "mask"),
         ("swin.attn_mask", torch.ones(4, 8, 8), "mask"),
         ("fc.weight_mask", torch.ones(4, 8), "mask"),
@@ -276,6 +278,11 @@ def test_the_module_is_where_the_tensor_lives():
 def test_reasons(key, tensor, reason):
     source = Source(**{key.replace(".", "__"): tensor})
     assert reason in dict(layers_of(source)[1])[key]
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(5), torch.zeros(5, 5), -torch.ones(5, 5), torch.full((5, 4), -1e9)])
+def test_other_square_tensors_are_no_masks(tensor):
+    assert names({"core": tensor}) == ["core"]
 
 
 def test_buffers_are_not_trained():
