@@ -39,6 +39,7 @@ from sciml.stats.spectra.optional_metrics import estimated_metrics, extra_metric
 from sciml.stats.spectra.result import SpectraResult
 from sciml.stats.spectra.sources import open_weights
 from sciml.stats.spectra.spectrum import eigenvalues, held, low_rank_eigenvalues, scan, times_power_of_two
+from sciml.stats.spectra.views import forget
 from sciml.validation import check_option
 
 __all__ = ["diagnose"]
@@ -275,6 +276,7 @@ def _steps(layers, plan):
     yield Step(rows, float(bool(layers)))
     for layer in layers:
         rows.append(_row(layer, plan))
+        forget()
         left -= layer.numel
         yield Step(rows, left / total)
 

@@ -29,6 +29,8 @@ __all__ = ["spectrum"]
 # Blocks stay in the cache; larger ones take more time.
 BLOCK_BYTES = 8 << 20
 HELD_BYTES = 64 << 20
+# Sizes for which torch's LAPACK takes less time than SciPy's; it needs a copy, which larger matrices cannot afford.
+_TORCH_FROM, _TORCH_TO = 1536, 4096
 # A row or column is dead when its norm is below this share of the largest.
 DEAD = 1e-8
 # Magnitudes whose squares LAPACK does not scale by itself: it would by factors that are no powers of two.
@@ -173,6 +175,8 @@ def eigenvalues(G):
     """Return the ascending eigenvalues of a Gram matrix, not below 0; a matrix on the CPU is overwritten."""
     if isinstance(G, torch.Tensor):
         return torch.linalg.eigvalsh(G).clamp_min(0)
+    if _TORCH_FROM <= len(G) <= _TORCH_TO:
+        return torch.linalg.eigvalsh(torch.from_numpy(G)).clamp_min(0).numpy()
     # The transpose of a matrix in C order is one in Fortran order, which LAPACK overwrites without a copy.
     lam = scipy.linalg.eigh(G.T, eigvals_only=True, overwrite_a=True, check_finite=False, driver="evd", lower=False)
     return np.maximum(lam, 0)

@@ -1,5 +1,6 @@
 """Eigenvalues of Gram matrices: singular values as oracle, blocks, scales, precisions."""
 
+import importlib
 import math
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sciml.exceptions import InvalidInputError
 from sciml.stats.spectra.spectrum import ArrayLayer, eigenvalues, low_rank_eigenvalues, scan, spectrum
+
+# The package's name of this module is its function.
+module = importlib.import_module("sciml.stats.spectra.spectrum")
 
 
 def squared_singular_values(W):
@@ -50,6 +54,14 @@ def test_blocks_do_not_matter(rng, shape, is_complex):
         assert_allclose(found.col_squares, (abs(W) ** 2).sum(0), rtol=1e-13)
         assert found.largest == pytest.approx(max(abs(W.real).max(), abs(W.imag).max()))
         assert_allclose(eigenvalues(found.grams[0]), expected, rtol=0, atol=1e-13 * expected[-1])
+
+
+def test_both_packages_read_the_triangle_that_is_set(rng, monkeypatch):
+    W = matrix(rng, (30, 20), True)
+    one = eigenvalues(scan(ArrayLayer(torch.tensor(W))).grams[0])
+    monkeypatch.setattr(module, "_TORCH_FROM", 1)
+    other = eigenvalues(scan(ArrayLayer(torch.tensor(W))).grams[0])
+    assert_allclose(other, one, rtol=0, atol=1e-13 * one[-1])
 
 
 @pytest.mark.parametrize("k", [-530, -200, 30, 480])
