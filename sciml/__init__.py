@@ -90,7 +90,7 @@ _WHERE = {
     "set_config": "sciml._config",
     "show_versions": "sciml._versions",
     "solve_pde": "sciml.solvers.gp_pde",
-    "spectrum": "sciml.stats.spectra.spectrum",
+    "spectrum": "sciml.stats.spectra.gram_spectrum",
     "trace": "sciml._trace",
 }
 _PARTS = (
@@ -186,6 +186,7 @@ if TYPE_CHECKING:
     from sciml.stats.spd.network import SPDNet
     from sciml.stats.spd.network_estimator import SPDNetClassifier
     from sciml.stats.spectra.farms import farms_spectrum
+    from sciml.stats.spectra.gram_spectrum import spectrum
     from sciml.stats.spectra.learning_rates import assign_lr
     from sciml.stats.spectra.marchenko_pastur import fit_mp, mp_alpha
     from sciml.stats.spectra.power_law import fit_powerlaw, hill
@@ -194,7 +195,6 @@ if TYPE_CHECKING:
     from sciml.stats.spectra.solve import diagnose
     from sciml.stats.spectra.sources import open_weights
     from sciml.stats.spectra.sparsity import assign_sparsity
-    from sciml.stats.spectra.spectrum import spectrum
 
 # A library stays silent until its user configures logging.
 logging.getLogger("sciml").addHandler(logging.NullHandler())

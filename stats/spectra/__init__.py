@@ -36,7 +36,7 @@ _LATER = {
     "open_weights": "sources",
     "param_groups": "layer_groups",
     "prune": "pruning",
-    "spectrum": "spectrum",
+    "spectrum": "gram_spectrum",
 }
 
 

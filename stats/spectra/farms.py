@@ -25,8 +25,8 @@ import numpy as np
 from sciml.exceptions import InvalidInputError
 from sciml.linalg.arrays import enter
 from sciml.random import generator
+from sciml.stats.spectra.gram_spectrum import DEAD, ArrayLayer, real_dtype, scan, times_power_of_two
 from sciml.stats.spectra.jackknife import pooled_hill, student_quantile, variance
-from sciml.stats.spectra.spectrum import DEAD, ArrayLayer, real_dtype, scan, times_power_of_two
 from sciml.stats.spectra.windows import LAYOUTS, plan_windows, window_eigenvalues
 from sciml.validation import check_number, check_option
 

@@ -21,9 +21,9 @@ import math
 
 import numpy as np
 
+from sciml.stats.spectra.gram_spectrum import times_power_of_two
 from sciml.stats.spectra.marchenko_pastur import fit_mp, mp_alpha
 from sciml.stats.spectra.power_law import fit_sorted, hill_of_sorted
-from sciml.stats.spectra.spectrum import times_power_of_two
 
 # Exponents of fewer eigenvalues would say nothing.
 FEWEST = 10

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
+from sciml.stats.spectra.gram_spectrum import ArrayLayer, eigenvalues, scan
 from sciml.stats.spectra.lanczos_spectrum import lanczos_spectrum
 from sciml.stats.spectra.metrics import FEWEST, spectral_metrics
 from sciml.stats.spectra.power_law import fit_sorted, hill_of_sorted
 from sciml.stats.spectra.scrambled import rand_distance, scramble
-from sciml.stats.spectra.spectrum import ArrayLayer, eigenvalues, scan
 from sciml.stats.spectra.tails import hill_tail, moment_estimator, tail_p_value, tail_vs_mp
 
 

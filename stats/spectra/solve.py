@@ -32,13 +32,13 @@ from sciml.iterate import Step, run
 from sciml.linalg.memory import budget
 from sciml.random import generator
 from sciml.stats.spectra.farms import alive, check_options, farms_of
+from sciml.stats.spectra.gram_spectrum import eigenvalues, held, low_rank_eigenvalues, scan, times_power_of_two
 from sciml.stats.spectra.layouts import layers_of
 from sciml.stats.spectra.metrics import SPECTRAL, spectral_metrics
 from sciml.stats.spectra.noise_baseline import null_alpha, null_std
 from sciml.stats.spectra.optional_metrics import estimated_metrics, extra_metrics
 from sciml.stats.spectra.result import SpectraResult
 from sciml.stats.spectra.sources import open_weights
-from sciml.stats.spectra.spectrum import eigenvalues, held, low_rank_eigenvalues, scan, times_power_of_two
 from sciml.stats.spectra.views import forget
 from sciml.validation import check_option
 

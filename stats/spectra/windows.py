@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sciml.stats.spectra.spectrum import _complex
+from sciml.stats.spectra.gram_spectrum import _complex
 
 LAYOUTS = ("partition", "contiguous", "grid")
 MIN_HEIGHT = 16

@@ -9,9 +9,9 @@ from numpy.testing import assert_allclose
 
 from sciml.exceptions import InvalidInputError
 from sciml.stats.spectra.farms import farms_spectrum
+from sciml.stats.spectra.gram_spectrum import ArrayLayer, spectrum
 from sciml.stats.spectra.marchenko_pastur import mp_alpha
 from sciml.stats.spectra.power_law import hill
-from sciml.stats.spectra.spectrum import ArrayLayer, spectrum
 from sciml.stats.spectra.windows import plan_windows, window_eigenvalues
 
 

@@ -15,8 +15,8 @@ from sciml.exceptions import InvalidInputError, InvalidTypeError, NonFiniteWeigh
 from sciml.iterate import Status
 from sciml.stats.spectra import solve
 from sciml.stats.spectra.farms import farms_spectrum
+from sciml.stats.spectra.gram_spectrum import spectrum
 from sciml.stats.spectra.power_law import hill
-from sciml.stats.spectra.spectrum import spectrum
 
 HELD = ("alpha", "alpha_farms", "alpha_lo", "alpha_hi", "z_null", "alpha_ks", "num_spikes", "stable_rank", "status")
 

@@ -9,10 +9,9 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sciml.exceptions import InvalidInputError
-from sciml.stats.spectra.spectrum import ArrayLayer, eigenvalues, low_rank_eigenvalues, scan, spectrum
+from sciml.stats.spectra.gram_spectrum import ArrayLayer, eigenvalues, low_rank_eigenvalues, scan, spectrum
 
-# The package's name of this module is its function.
-module = importlib.import_module("sciml.stats.spectra.spectrum")
+module = importlib.import_module("sciml.stats.spectra.gram_spectrum")
 
 
 def squared_singular_values(W):
