@@ -128,6 +128,8 @@ def test_a_resumed_training_is_bit_identical_and_diagnoses_nothing_on_the_way(kn
     assert len(known) == before
     assert [group["lr"] for group in again[1].param_groups] == again[2].get_last_lr()
     assert go(*again, range(4, 9)) == rates
+    for key in ("n_steps", "n_estimates", "interval", "layers"):
+        assert again[2].report()[key] == scheduler.report()[key]
     for ours, theirs in zip(model.parameters(), again[0].parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
