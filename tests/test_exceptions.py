@@ -17,6 +17,8 @@ from sciml import exceptions as ex
         (ex.BackendMismatchError, (ex.SciMLError, TypeError)),
         (ex.MemoryBudgetError, (ex.SciMLError, MemoryError)),
         (ex.WorkerLostError, (ex.SciMLError, RuntimeError)),
+        (ex.CheckpointError, (ex.InvalidInputError, ValueError)),
+        (ex.UnsafeCheckpointError, (ex.CheckpointError,)),
         (ex.ConvergenceError, (ex.SciMLError, RuntimeError)),
         (ex.ConvergenceWarning, (UserWarning,)),
         (ex.ConditioningWarning, (UserWarning,)),
@@ -39,6 +41,8 @@ def test_is_caught_as_its_bases_and_pickles(cls, bases):
         (ex.MemoryBudgetError, {"needed": 2**40, "allowed": 2**30}),
         (ex.WorkerLostError, {"items": (3, 7)}),
         (ex.IdentifiabilityError, {"missing": 2}),
+        (ex.CheckpointError, {"path": "model.pt"}),
+        (ex.UnsafeCheckpointError, {"path": "model.pt", "offending": "posix.system"}),
     ],
 )
 def test_keeps_its_numbers_through_pickle(cls, numbers):

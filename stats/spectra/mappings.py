@@ -8,7 +8,6 @@ Pitfalls  prefixes of wrappers ("module.", "_orig_mod.") are taken off, so that 
 """
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,85 +15,12 @@ import numpy as np
 import torch
 
 from sciml.exceptions import CheckpointError, InvalidInputError
-from sciml.stats.spectra.stored_tensors import ComputedReader, MemoryReader, StoredTensor, WeightSource
+from sciml.stats.spectra.stored_tensors import StoredTensor, WeightSource
+from sciml.stats.spectra.tensor_names import is_optimiser_key, plain_names
+from sciml.stats.spectra.tensor_readers import ComputedReader, MemoryReader
 
-_OPTIMISER = {
-    "acc_delta", "exp_avg", "exp_avg_sq", "exp_inf", "grad_avg", "max_exp_avg_sq", "momentum_buffer", "square_avg"
-}  # fmt: skip
 _STATE = "state of an optimiser"
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _DEPTH, _REPEATED = 64, 100_000  # dicts inside dicts; values of dicts and lists that were met before
-
-
-def plain_name(name):
-    """Return a name without the parts that wrappers of modules put into it.
-
-    Parameters
-    ----------
-    name : str
-        A key of a state dict, or the name of a module.
-
-    Returns
-    -------
-    str
-        Without "_orig_mod", "_fsdp_wrapped_module" and "_checkpoint_wrapped_module".
-
-    Examples
-    --------
-    >>> from sciml.stats.spectra.mappings import plain_name
-    >>> plain_name("_orig_mod.layer.0.weight")
-    'layer.0.weight'
-    """
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS) or name
-
-
-def plain_names(names):
-    """Return {name: plain name} of the keys of one state dict.
-
-    Parameters
-    ----------
-    names : iterable of str
-        All keys; "module." is taken off where every one begins with it, as ``DataParallel`` makes them.
-
-    Returns
-    -------
-    dict of str to str
-        Plain names, all different.
-
-    Examples
-    --------
-    >>> from sciml.stats.spectra.mappings import plain_names
-    >>> plain_names(["module.a", "module.b"])
-    {'module.a': 'a', 'module.b': 'b'}
-    """
-    short = {name: plain_name(name) for name in names}
-    while short and all(name.startswith("module.") and len(name) > 7 for name in short.values()):
-        short = {key: name[7:] for key, name in short.items()}
-    # Two keys that differ by a wrapper's part only are two tensors, and keep their full names.
-    seen = Counter(short.values())
-    return {key: key if seen[name] > 1 else name for key, name in short.items()}
-
-
-def is_optimiser_key(name):
-    """Tell whether a name ends as the entries of an optimiser's state do.
-
-    Parameters
-    ----------
-    name : str
-        A key of a state dict.
-
-    Returns
-    -------
-    bool
-        True for "exp_avg", "momentum_buffer" and their like.
-
-    Examples
-    --------
-    >>> from sciml.stats.spectra.mappings import is_optimiser_key
-    >>> is_optimiser_key("state.0.exp_avg"), is_optimiser_key("layer.weight")
-    (True, False)
-    """
-    return name.rpartition(".")[2] in _OPTIMISER
 
 
 def open_mapping(values, *, plain=True):

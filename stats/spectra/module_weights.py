@@ -11,8 +11,10 @@ import torch
 from torch.nn.utils import parametrize
 
 from sciml.exceptions import InvalidInputError
-from sciml.stats.spectra.mappings import add_value, plain_name
-from sciml.stats.spectra.stored_tensors import ComputedReader, ModuleInfo, StoredTensor, WeightSource
+from sciml.stats.spectra.mappings import add_value
+from sciml.stats.spectra.stored_tensors import ModuleInfo, StoredTensor, WeightSource
+from sciml.stats.spectra.tensor_names import plain_name
+from sciml.stats.spectra.tensor_readers import ComputedReader
 
 _FAMILIES = (
     ("attention", (torch.nn.MultiheadAttention,)),

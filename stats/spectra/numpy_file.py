@@ -18,9 +18,12 @@ import numpy as np
 import torch
 
 from sciml.exceptions import CheckpointError, UnsafeCheckpointError
-from sciml.stats.spectra.mappings import LaterTensor, add_value, plain_names
-from sciml.stats.spectra.stored_tensors import FileReader, RegularFile, StoredTensor, WeightSource
-from sciml.stats.spectra.torch_file import RawStream, placed, zip_records
+from sciml.stats.spectra.mappings import LaterTensor, add_value
+from sciml.stats.spectra.regular_file import RegularFile
+from sciml.stats.spectra.stored_tensors import StoredTensor, WeightSource
+from sciml.stats.spectra.tensor_names import plain_names
+from sciml.stats.spectra.tensor_readers import FileReader
+from sciml.stats.spectra.zip_records import RawStream, placed, zip_records
 
 _HEADER = 1 << 16  # bytes of the beginning that are looked at; NumPy itself allows 10000 of header
 _EXPANSION = 1100  # deflate makes at most 1032 bytes of one; the headers of its blocks are short

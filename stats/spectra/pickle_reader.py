@@ -19,7 +19,7 @@ import pickletools
 import struct
 
 from sciml.exceptions import CheckpointError, UnsafeCheckpointError
-from sciml.stats.spectra.stored_tensors import RegularFile
+from sciml.stats.spectra.regular_file import RegularFile
 
 MAX_PICKLE = 256 * 2**20  # bytes; the names of the tensors of the largest model take a hundredth of it
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -66,7 +66,7 @@ class Cursor:
     --------
     >>> import tempfile
     >>> from sciml.stats.spectra.pickle_reader import Cursor
-    >>> from sciml.stats.spectra.stored_tensors import RegularFile
+    >>> from sciml.stats.spectra.regular_file import RegularFile
     >>> with tempfile.NamedTemporaryFile() as f:
     ...     _ = f.write(b"one\\ntwo")
     ...     f.flush()
@@ -91,7 +91,7 @@ class Cursor:
         --------
         >>> import tempfile
         >>> from sciml.stats.spectra.pickle_reader import Cursor
-        >>> from sciml.stats.spectra.stored_tensors import RegularFile
+        >>> from sciml.stats.spectra.regular_file import RegularFile
         >>> with tempfile.NamedTemporaryFile() as f:
         ...     Cursor(RegularFile(f.name)).tell()
         0
@@ -115,7 +115,7 @@ class Cursor:
         --------
         >>> import tempfile
         >>> from sciml.stats.spectra.pickle_reader import Cursor
-        >>> from sciml.stats.spectra.stored_tensors import RegularFile
+        >>> from sciml.stats.spectra.regular_file import RegularFile
         >>> with tempfile.NamedTemporaryFile() as f:
         ...     Cursor(RegularFile(f.name)).read(5)
         b''
@@ -141,7 +141,7 @@ class Cursor:
         --------
         >>> import tempfile
         >>> from sciml.stats.spectra.pickle_reader import Cursor
-        >>> from sciml.stats.spectra.stored_tensors import RegularFile
+        >>> from sciml.stats.spectra.regular_file import RegularFile
         >>> with tempfile.NamedTemporaryFile() as f:
         ...     Cursor(RegularFile(f.name)).readline()
         b''

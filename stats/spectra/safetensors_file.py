@@ -21,7 +21,9 @@ import math
 import torch
 
 from sciml.exceptions import CheckpointError
-from sciml.stats.spectra.stored_tensors import FileReader, RegularFile, StoredTensor, WeightSource
+from sciml.stats.spectra.regular_file import RegularFile
+from sciml.stats.spectra.stored_tensors import StoredTensor, WeightSource
+from sciml.stats.spectra.tensor_readers import FileReader
 
 MAX_HEADER = 100_000_000  # bytes; the bound of the format's own reader
 _NAMES = {

@@ -14,8 +14,9 @@ import re
 
 from sciml.exceptions import CheckpointError
 from sciml.stats.spectra.mappings import renamed
+from sciml.stats.spectra.regular_file import RegularFile
 from sciml.stats.spectra.safetensors_file import MAX_HEADER, open_safetensors
-from sciml.stats.spectra.stored_tensors import RegularFile, WeightSource
+from sciml.stats.spectra.stored_tensors import WeightSource
 from sciml.stats.spectra.torch_file import open_torch
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)", re.DOTALL)

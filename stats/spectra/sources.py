@@ -17,10 +17,10 @@ from sciml.stats.spectra.folders import beside, open_folder
 from sciml.stats.spectra.mappings import is_array, open_mapping, renamed
 from sciml.stats.spectra.module_weights import check_not_empty, open_module
 from sciml.stats.spectra.numpy_file import open_numpy
+from sciml.stats.spectra.regular_file import RegularFile
 from sciml.stats.spectra.safetensors_file import open_safetensors
 from sciml.stats.spectra.shards import open_index
 from sciml.stats.spectra.stored_tensors import ModuleInfo as ModuleInfo
-from sciml.stats.spectra.stored_tensors import RegularFile
 from sciml.stats.spectra.stored_tensors import StoredTensor as StoredTensor
 from sciml.stats.spectra.stored_tensors import WeightSource as WeightSource
 from sciml.stats.spectra.torch_file import open_torch

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sciml.exceptions import InvalidInputError
-from sciml.stats.spectra.mappings import LaterTensor, open_mapping, plain_name, plain_names, renamed
+from sciml.stats.spectra.mappings import LaterTensor, open_mapping, renamed
+from sciml.stats.spectra.tensor_names import plain_name, plain_names
 
 
 def test_nested_dicts_and_lists_are_joined_by_dots():

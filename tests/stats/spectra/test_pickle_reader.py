@@ -12,7 +12,7 @@ import pytest
 from sciml.exceptions import CheckpointError, UnsafeCheckpointError
 from sciml.random import generator
 from sciml.stats.spectra.pickle_reader import MAX_PICKLE, Cursor, GlobalName, read_pickle
-from sciml.stats.spectra.stored_tensors import RegularFile
+from sciml.stats.spectra.regular_file import RegularFile
 
 SHARED = [1, 2]
 VALUES = {

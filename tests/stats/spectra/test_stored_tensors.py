@@ -10,14 +10,9 @@ import torch
 
 from sciml.exceptions import CheckpointError, InvalidInputError
 from sciml.random import generator
-from sciml.stats.spectra.stored_tensors import (
-    ComputedReader,
-    FileReader,
-    MemoryReader,
-    RegularFile,
-    StoredTensor,
-    WeightSource,
-)
+from sciml.stats.spectra.regular_file import RegularFile
+from sciml.stats.spectra.stored_tensors import StoredTensor, WeightSource
+from sciml.stats.spectra.tensor_readers import ComputedReader, FileReader, MemoryReader
 
 
 @pytest.fixture
