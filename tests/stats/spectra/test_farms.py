@@ -61,6 +61,35 @@ def test_a_partition_uses_every_entry_once(rng):
     assert values.sum() == pytest.approx(float((W**2).sum()), rel=1e-12)
 
 
+@pytest.mark.parametrize("Q", [2.0, 0.5])
+def test_windows_that_are_not_square_have_their_smaller_spectrum(rng, Q):
+    W = rng.standard_normal((32, 64))
+    found = farms_spectrum(W, layout="contiguous", window=16, Q=Q)
+    width = int(16 * Q)
+    assert len(found.eigenvalues) == 32 * 64 // max(16, width)
+    blocks = [W[i : i + 16, j : j + width] for i in (0, 16) for j in range(0, 64, width)]
+    expected = np.sort(np.concatenate([np.linalg.svd(b, compute_uv=False) ** 2 for b in blocks]))
+    assert_allclose(found.eigenvalues, expected, rtol=0, atol=1e-12 * expected[-1])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_partition_mixes_rows_and_columns(rng, turned):
+    # Half of the neurons are three times as strong: contiguous windows see halves, mixed ones see all.
+    W = np.ones((64, 64))
+    W[32:] = 3.0
+    values = [
+        window_eigenvalues(
+            ArrayLayer(torch.tensor(W.T if turned else W)),
+            plan_windows(64, 64, window=32, repeats=1, layout=layout),
+            rng=rng,
+            dtype=torch.float64,
+        ).sum(-1)
+        for layout in ("contiguous", "partition")
+    ]
+    assert values[0].max() / values[0].min() == pytest.approx(9)
+    assert values[1].max() / values[1].min() < 3
+
+
 def test_contiguous_windows_are_blocks(rng):
     W = rng.standard_normal((32, 48))
     found = farms_spectrum(W, layout="contiguous", window=16)
