@@ -79,17 +79,17 @@ def trained(seed, rate=8e-3, epochs=80, **layerwise):
 
 
 # %%
-# Eight starts, three ways
-# ------------------------
-# The base rate 0.008 was the best of 0.004, 0.008, 0.016 and 0.032 for every way, on four other seeds. The linear map
+# Six starts, three ways
+# ----------------------
+# The base rate 0.008 was the best of 0.004, 0.008, 0.016 and 0.032, with factors and without, on other seeds. The map
 # spends its range from 0.5 to 1.5 even where exponents differ by noise; ``shrink=True`` takes back what their standard
 # errors explain.
 ways = {"linear": {"rule": "linear"}, "linear, shrunken": {"rule": "linear", "shrink": True}}
-seeds = range(8)
+seeds = range(6)
 plain = np.array([trained(seed)[0] for seed in seeds])
 runs = {way: [trained(seed, **options) for seed in seeds] for way, options in ways.items()}
 change = {way: 100 * (np.array([run[0] for run in each]) / plain - 1) for way, each in runs.items()}
-half = {way: stats.t.ppf(0.975, 7) * d.std(ddof=1) / np.sqrt(8) for way, d in change.items()}
+half = {way: stats.t.ppf(0.975, 5) * d.std(ddof=1) / np.sqrt(6) for way, d in change.items()}
 print(f"error of the cosine schedule: {plain.mean():.4f}, standard deviation over the starts {plain.std(ddof=1):.4f}")
 for way, d in change.items():
     print(f"{way:>17}: {d.mean():+.1f} +- {half[way]:.1f} per cent")
@@ -99,17 +99,17 @@ for way, d in change.items():
 # ----------------------------------------
 # On the left the factors of one training; the trunk's first layer has one input, no exponent, and the global rate. On
 # the right the change of the error for every start, and the mean with its 95 % interval.
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 _, rates, layers = runs["linear"][0]
 cosine = 8e-3 * 0.5 * (1 + np.cos(np.pi * np.arange(80) / 80))
 marks = ["-o", "-s", "-^", "-D", "--o", "--s", "--^"]
 for k, (layer, mark) in enumerate(zip(layers, marks, strict=True)):
     shade = str(0.15 * (k % 4))
     axes[0].plot(rates[:, k] / cosine, mark, color=shade, markevery=(k, 12), markersize=4, linewidth=1, label=layer)
-axes[0].set(xlabel="epoch", ylabel="rate of the layer / global rate", xlim=(0, 112))
-axes[0].legend(fontsize="x-small", loc="center right")
+axes[0].set(xlabel="epoch", ylabel="rate of the layer / global rate")
+axes[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 for k, (way, d) in enumerate(change.items()):
-    axes[1].plot(np.full(8, k) - 0.1, d, "o", color="0.6")
+    axes[1].plot(np.full(6, k) - 0.1, d, "o", color="0.6")
     axes[1].errorbar(k + 0.1, d.mean(), half[way], fmt="ks", capsize=4)
 axes[1].axhline(0, color="0.7", linewidth=1)
 axes[1].set_xticks([0, 1], list(change))
