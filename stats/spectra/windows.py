@@ -77,14 +77,9 @@ def plan_windows(rows, cols, *, rho=0.5, Q=1.0, window=None, layout="partition",
         short = min(short, int(large / Q))
     # The smaller side of a window lies along the smaller side of the layer; for Q < 1 its width is the smaller.
     long = int(Q * short)
-    if (
-        short > small
-        or long > large
-        or min(short, long) < 1
-        or (layout != "grid" and min(short, long) < min(MIN_HEIGHT, small))
-    ):
+    if short > small or long > large or long < 1:
         return None
-    if small < MIN_HEIGHT and layout != "grid":
+    if window is None and layout != "grid" and min(short, long) < MIN_HEIGHT:
         return None
     height, width = (short, long) if rows <= cols else (long, short)
     if layout == "grid":
