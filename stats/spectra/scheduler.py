@@ -169,7 +169,7 @@ class LayerwiseLR(LRScheduler):
         Warns
         -----
         FallbackWarning
-            If weights are not finite: the factors stay as they are.
+            If weights are not finite: the factors stay as they are. If `shrink` finds no standard error: they are 1.
 
         Examples
         --------
@@ -393,7 +393,15 @@ class LayerwiseLR(LRScheduler):
         used = [i for i, name in enumerate(table.names) if name in wanted and np.isfinite(table.alpha[i])]
         alpha = table.alpha[used]
         se = table.se[used] if self._shrink and table.se is not None else None
-        factors = rate_factors(alpha, **self._rule, se=se)
+        if self._shrink and (se is None or not np.isfinite(se).any()):
+            warnings.warn(
+                "no layer has a standard error, as with one window each: under shrink=True all keep the global rate.",
+                FallbackWarning,
+                stacklevel=4,
+            )
+            factors = np.ones(len(alpha))
+        else:
+            factors = rate_factors(alpha, **self._rule, se=se)
         names = [table.names[i] for i in used]
         self.alphas = dict(zip(names, alpha.tolist(), strict=True))
         self.factors = dict(zip(names, factors.tolist(), strict=True))

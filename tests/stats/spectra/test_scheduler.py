@@ -197,6 +197,15 @@ def test_weights_that_are_not_finite_keep_the_last_factors_and_are_named(known):
     assert scheduler.get_last_lr() == rates
 
 
+def test_without_any_standard_error_shrinkage_moves_no_rate(monkeypatch):
+    monkeypatch.setattr(module, "model_exponents", lambda model, names, metric: read_exponents(ALPHAS))
+    model = network()
+    optimizer = torch.optim.SGD(param_groups(model, 0.1))
+    with pytest.warns(FallbackWarning, match="no layer has a standard error"):
+        scheduler = LayerwiseLR(optimizer, model, shrink=True, initial=True)
+    assert scheduler.get_last_lr() == [0.1, 0.1, 0.1]
+
+
 def test_layers_without_an_exponent_keep_the_global_rate(known, monkeypatch):
     monkeypatch.setitem(ALPHAS, "2.weight", math.inf)
     model = network()
