@@ -152,7 +152,7 @@ class _Compressed:
     def use(self, function):
         try:
             with (
-                zipfile.ZipFile(io.BufferedReader(RawStream(self._file))) as archive,
+                zipfile.ZipFile(RawStream(self._file)) as archive,
                 archive.open(self._record) as stream,
             ):
                 return function(stream)

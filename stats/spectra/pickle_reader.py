@@ -147,9 +147,11 @@ class Cursor:
         b''
         """
         line = bytearray()
-        while piece := self.read(1):
-            line += piece
-            if piece == b"\n":
+        while piece := self.read(4096):
+            length = piece.find(b"\n") + 1 or len(piece)
+            self._position -= len(piece) - length
+            line += piece[:length]
+            if line.endswith(b"\n"):
                 break
         return bytes(line)
 
@@ -303,7 +305,10 @@ class _Machine:
             # The hash of a tuple of tuples of ... may exhaust the stack of the processor; a deep key serves nothing.
             if isinstance(key, tuple) and all(isinstance(part, _KEYS) for part in key):
                 target[str(key)] = value
-            elif isinstance(key, _KEYS):
+            elif isinstance(key, str):
+                # Half of a surrogate pair cannot be printed or saved.
+                target[key.encode("utf-8", "backslashreplace").decode("utf-8")] = value
+            elif isinstance(key, _KEYS) and not (isinstance(key, int) and abs(key) >= 2**63):
                 target[key] = value
             else:
                 target[f"{type(key).__name__} {len(target)}"] = value
@@ -383,6 +388,7 @@ class _Machine:
 
     def _unsafe(self, name):
         name = name if len(name) <= 200 else name[:200] + "..."
+        name = name.encode("unicode_escape").decode("ascii")  # nothing of a file may steer a terminal
         return UnsafeCheckpointError(
             f"{self.path!r} names {name}, which only unpickling gives, and that runs whatever a file asks for. "
             "Nothing was run. If you trust the file, load it yourself and save its state dict with safetensors.",

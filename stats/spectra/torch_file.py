@@ -225,11 +225,13 @@ def _pairs(values=()):
 
 
 def _zip_value(file):
-    records, names = zip_records(file), None
+    records = zip_records(file)
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        names = ", ".join(sorted(records)[:3])
-        raise _error(file, f"is a zip archive without the one data.pkl that torch writes; it holds {names[:200]}")
+        raise _error(
+            file,
+            f"is a zip archive without the one data.pkl that torch writes; it holds {str(sorted(records)[:3])[:200]}",
+        )
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in records or any(name.startswith(f"{root}code/") for name in records):
         raise _error(file, "is a TorchScript archive, which holds code", "Save module.state_dict() with safetensors.")

@@ -12,6 +12,8 @@ import zipfile
 
 from sciml.exceptions import CheckpointError
 
+_LARGEST = 64 * 2**20  # bytes read at once: a directory of a million records
+
 
 def zip_records(file):
     """Return the records of a zip file.
@@ -42,7 +44,7 @@ def zip_records(file):
     True
     """
     try:
-        with zipfile.ZipFile(io.BufferedReader(RawStream(file))) as archive:
+        with zipfile.ZipFile(RawStream(file)) as archive:
             entries = archive.infolist()
     except CheckpointError:
         raise
@@ -180,11 +182,14 @@ class RawStream(io.RawIOBase):
     def tell(self):
         return self._position
 
-    def readinto(self, buffer):
-        n = max(0, min(len(buffer), self._file.size - self._position))
-        buffer[:n] = self._file.read(self._position, n).numpy().tobytes()
+    def read(self, size=-1):
+        left = max(0, self._file.size - self._position)
+        n = left if size is None or size < 0 else min(size, left)
+        if n > _LARGEST:
+            raise _error(self._file, f"claims a directory of {n} bytes; at most {_LARGEST} are read")
+        data = self._file.read(self._position, n).numpy().tobytes()
         self._position += n
-        return n
+        return data
 
 
 def _error(file, what):

@@ -114,6 +114,8 @@ def test_the_name_of_what_would_run_is_told(value, name, protocol):
         (b"c__builtin__\neval\n.", "builtins.eval"),
         (b"(c__builtin__\nint\nS'1'\no.", "builtins.int"),
         (b"c" + b"a" * 5000 + b"\nb\n.", "a" * 200 + "..."),
+        (b"\x80\x04\x8c\x02os\x8c\x05\x1b[2J\n\x93.", "os.\\x1b[2J\\n"),
+        (b"\x80\x04\x8c\x02os\x8c\x03\xed\xa0\x80\x93.", "os.\\ud800"),
     ],
 )
 def test_every_way_to_a_name_is_closed(code, name):

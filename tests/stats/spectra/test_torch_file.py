@@ -311,7 +311,7 @@ def test_a_wrong_zip_is_told(tmp_path, value, options, complaint):
 @pytest.mark.parametrize(
     ("names", "complaint"),
     [
-        (["a.txt", "b.txt"], "without the one data.pkl that torch writes; it holds a.txt, b.txt"),
+        (["a.txt", "b.txt"], "without the one data.pkl that torch writes; it holds ..a.txt., .b.txt."),
         (["x/data.pkl", "y/data.pkl"], "without the one data.pkl"),
         (["x/data.pkl", "x/data.pkl"], "two records of one name"),
         ([], "without the one data.pkl"),
@@ -344,6 +344,25 @@ def test_another_zip_is_told(tmp_path, names, complaint):
 def test_a_wrong_legacy_file_is_told(tmp_path, options, complaint):
     with pytest.raises(CheckpointError, match=complaint):
         open_torch(forged_legacy(tmp_path / "x.pt", GOOD, **options))
+
+
+def test_a_directory_as_long_as_the_file_is_not_read(tmp_path):
+    path, size = tmp_path / "x.pt", 2**31
+    with open(path, "wb") as file:
+        file.truncate(size)  # sparse: it takes no room on the disk
+        file.seek(size)
+        file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, size - 100, 100, 0))
+    with open(path, "r+b") as file:
+        file.write(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match="claims a directory of 2147483548 bytes; at most 67108864 are read"):
+        open_torch(path)
+
+
+def test_odd_keys_become_names(tmp_path):
+    for key in (10**5000, -(2**63), "\ud800", (1, (2,)), 1.5, None):
+        source = open_torch(forged_zip(tmp_path / "x.pt", {key: tensor(Stored("0", 4))}))
+        (name,) = source.tensors
+        assert 0 < len(name.encode("utf-8")) < 20
 
 
 def test_dicts_that_unfold_without_end_are_told(tmp_path):
