@@ -13,11 +13,12 @@ References  Y. Hu and others, Eigenspectrum analysis of neural networks without 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sciml.exceptions import InvalidInputError
+from sciml.stats.spectra.weight_views import prunable_weights
 
 __all__ = ["ExponentTable", "by_tensor", "model_exponents", "read_exponents"]
 
@@ -207,10 +208,13 @@ def model_exponents(model, names, metric="alpha_farms"):
     # Not at the top: what diagnoses is not needed where exponents are given.
     from sciml.stats.spectra.solve import diagnose
 
+    # A diagnosis calls a parametrised weight by the name of what is made of it.
+    keys = {key: w.name for w in prunable_weights(model) if w.name in names for key in (w.name, *w.aliases)}
     # A name may hold brackets, which patterns read as sets.
-    chosen = [re.sub(r"([*?[])", r"[\1]", name) for name in names]
+    chosen = [re.sub(r"([*?[])", r"[\1]", key) for key in keys]
     found = diagnose(model, metrics=(metric,), include=chosen, on_error="flag", progress=False)
-    return by_tensor(read_exponents(found, metric=metric))
+    table = by_tensor(read_exponents(found, metric=metric))
+    return replace(table, names=[keys[key] for key in table.names])
 
 
 def _sums(owner, values, n):

@@ -203,7 +203,7 @@ def _device(model):
 def _places(model, weight):
     """Return every (module, attribute) whose parameter is this one."""
     return [
-        (module, attribute)
+        (weight.layer, weight.role) if module is weight.module else (module, attribute)
         for module in model.modules()
         for attribute, parameter in module.named_parameters(recurse=False)
         if parameter is weight.parameter
@@ -255,10 +255,17 @@ def _by_derivative(module, x):
 
 
 def _bare(module):
-    """Return a shallow copy of a module without hooks."""
-    copy = module.__class__.__new__(module.__class__)
+    """Return a shallow copy of a module without hooks and parametrisations."""
+    parametrised = nn.utils.parametrize.is_parametrized(module)
+    kind = type(module).__bases__[0] if parametrised else type(module)
+    copy = kind.__new__(kind)
     copy.__dict__ = {**module.__dict__}
     copy._parameters = dict(module._parameters)
+    if "weight" not in copy._parameters and hasattr(module, "weight"):
+        # A weight norm leaves no parameter of this name.
+        copy.__dict__.pop("weight", None)
+        copy._parameters["weight"] = module.weight
+        copy._modules = {key: value for key, value in module._modules.items() if key != "parametrizations"}
     for name in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
         if name in copy.__dict__:
             setattr(copy, name, type(module.__dict__[name])())

@@ -234,5 +234,5 @@ def _outputs(weight):
 
 
 def _inputs(weight):
-    groups = getattr(weight.module, "groups", 1)
-    return {as_rows(weight).shape[1], weight.parameter.shape[1] * groups, getattr(weight.module, "in_channels", None)}
+    groups = getattr(weight.layer, "groups", 1)
+    return {as_rows(weight).shape[1], weight.parameter.shape[1] * groups, getattr(weight.layer, "in_channels", None)}

@@ -175,9 +175,8 @@ def compare_pruning(
     weights = [weight for weight in prunable_weights(model) if not weight.embedding]
     if include is not None:
         weights = resolve_names(prunable_weights(model), list(include), "include")
-    names = [weight.name for weight in weights]
     sizes = {weight.name: weight.parameter.numel() for weight in weights}
-    known = _exponents(model, names, alphas, metric)
+    known = _exponents(model, weights, alphas, metric)
     if calibration is not None and hasattr(calibration, "__next__"):
         calibration = list(calibration)  # every row of Wanda reads it
 
@@ -200,9 +199,9 @@ def compare_pruning(
     return PruningTable(rows=rows, target=float(target), ratios=ratios)
 
 
-def _exponents(model, names, alphas, metric):
+def _exponents(model, weights, alphas, metric):
     """Return an exponent by tensor, NaN where there is none."""
-    given = alphas is not None
+    given, names = alphas is not None, [weight.name for weight in weights]
     table = by_tensor(read_exponents(alphas, metric=metric)) if given else model_exponents(model, names, metric)
     if table.names is None:
         if len(table.alpha) != len(names):
@@ -211,4 +210,5 @@ def _exponents(model, names, alphas, metric):
             )
         return dict(zip(names, table.alpha.tolist(), strict=True))
     found = dict(zip(table.names, table.alpha.tolist(), strict=True))
-    return {name: found.get(name, math.nan) for name in names}
+    keys = {weight.name: next((k for k in (weight.name, *weight.aliases) if k in found), None) for weight in weights}
+    return {name: found.get(key, math.nan) for name, key in keys.items()}

@@ -46,7 +46,11 @@ class PrunableWeight:
     attribute : str
         Name within the owner.
     aliases : tuple of str
-        Other keys of the same parameter.
+        Other keys of the same parameter, and that of the weight that a parametrisation makes of it.
+    layer : torch.nn.Module
+        The module that uses it: the owner, but for parametrised weights.
+    role : str
+        What that module calls it, such as "weight".
     embedding : bool
         Whether it is an embedding, tied to one, or named like a head.
 
@@ -64,6 +68,8 @@ class PrunableWeight:
     path: str
     attribute: str
     aliases: tuple
+    layer: nn.Module
+    role: str
     embedding: bool
 
 
@@ -119,7 +125,7 @@ def prunable_weights(model):
                     "module": module,
                     "path": path,
                     "attribute": attribute,
-                    "aliases": (),
+                    **_made(model, path, attribute, module),
                 }
     return [PrunableWeight(**fields, embedding=key in embedded) for key, fields in found.items()]
 
@@ -218,10 +224,10 @@ def as_rows(weight, tensor=None):
     torch.Size([4, 15])
     """
     tensor = weight.parameter.detach() if tensor is None else tensor
-    module = weight.module
-    if weight.attribute == "weight" and is_transposed_linear(module):
+    module = weight.layer
+    if weight.role == "weight" and is_transposed_linear(module):
         return tensor.T
-    if weight.attribute == "weight" and isinstance(module, nn.modules.conv._ConvTransposeNd):
+    if weight.role == "weight" and isinstance(module, nn.modules.conv._ConvTransposeNd):
         blocks = tensor.reshape(module.groups, -1, *tensor.shape[1:])  # (g, in/g, out/g, k...)
         return blocks.transpose(1, 2).reshape(module.out_channels, -1)
     return tensor.reshape(tensor.shape[0], -1)
@@ -250,10 +256,10 @@ def from_rows(weight, matrix):
     >>> bool((from_rows(weight, as_rows(weight)) == weight.parameter).all())
     True
     """
-    module, shape = weight.module, weight.parameter.shape
-    if weight.attribute == "weight" and is_transposed_linear(module):
+    module, shape = weight.layer, weight.parameter.shape
+    if weight.role == "weight" and is_transposed_linear(module):
         return matrix.T.contiguous()
-    if weight.attribute == "weight" and isinstance(module, nn.modules.conv._ConvTransposeNd):
+    if weight.role == "weight" and isinstance(module, nn.modules.conv._ConvTransposeNd):
         blocks = matrix.reshape(module.groups, shape[1], shape[0] // module.groups, *shape[2:])
         return blocks.transpose(1, 2).reshape(shape)
     return matrix.reshape(shape)
@@ -272,6 +278,17 @@ def is_transposed_linear(module):
     bool
     """
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def _made(model, path, attribute, module):
+    """Return who uses a parameter and what it is called there: another, where a weight norm makes a weight of it."""
+    if isinstance(module, nn.utils.parametrize.ParametrizationList):
+        above, _, role = path.replace("parametrizations.", "").rpartition(".")
+        return {"aliases": (f"{above}.{role}" if above else role,), "layer": model.get_submodule(above), "role": role}
+    if attribute.endswith("_v") and hasattr(module, f"{attribute[:-2]}_g"):
+        role = attribute[:-2]
+        return {"aliases": (f"{path}.{role}" if path else role,), "layer": module, "role": role}
+    return {"aliases": (), "layer": module, "role": attribute}
 
 
 def _is_vector(module, attribute, parameter):

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from sciml.exceptions import InvalidInputError, InvalidTypeError
+from sciml.stats.spectra.exponents import model_exponents
 from sciml.stats.spectra.input_activity import batches_of, evaluating, input_norms
 from sciml.stats.spectra.pruning import CRITERIA, apply_masks, prune
 from sciml.stats.spectra.pruning_baselines import compare_pruning
+from sciml.stats.spectra.solve import diagnose
 from sciml.stats.spectra.sparsity import Ratios, assign_sparsity
 from sciml.stats.spectra.weight_views import as_rows, from_rows, prunable_weights
 
@@ -124,6 +126,18 @@ def test_norms_of_a_convolution_are_those_of_its_patches():
     torch.testing.assert_close(norms, expected.repeat_interleave(3, 0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_norms_of_a_parametrised_layer_are_those_of_the_layer():
+    for wrap in (nn.utils.parametrizations.weight_norm, nn.utils.weight_norm, nn.utils.parametrizations.spectral_norm):
+        for make, shape in (LAYERS["linear"], LAYERS["conv"], LAYERS["transposed"]):
+            layer, x = make(), torch.randn(shape)
+            expected = input_norms(layer, x, prunable_weights(layer))["weight"]
+            wrapped = wrap(layer)
+            (weight,) = prunable_weights(wrapped)
+            torch.testing.assert_close(input_norms(wrapped, x, [weight])[weight.name], expected)
+            assert as_rows(weight).shape[-1] == expected.shape[-1]
+
+
 def test_norms_of_a_recurrent_layer_are_those_of_inputs_and_states():
     layer = nn.LSTM(4, 5, 2, bidirectional=True, batch_first=True)
     x = torch.randn(3, 6, 4)
@@ -195,6 +209,20 @@ def test_tied_weights_are_pruned_once_and_answer_to_both_names():
     norm = input_norms(model, x, prunable_weights(model)[:1])["0.weight"]
     inner = model[0](x).detach()
     torch.testing.assert_close(norm, (x.square().sum(0) + inner.square().sum(0)).sqrt()[None])
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_a_weight_norm_is_pruned_by_the_name_of_the_weight_it_makes():
+    for wrap in (nn.utils.parametrizations.weight_norm, nn.utils.weight_norm):
+        model = nn.Sequential(wrap(nn.Linear(40, 20)), nn.Linear(20, 20))
+        alphas = diagnose(model, metrics=("alpha_farms",))
+        plan = assign_sparsity(alphas, 0.5, eps=0.4)
+        masks = prune(model, plan)
+        model(torch.zeros(1, 40))
+        assert int((model[0].weight == 0).sum()) == sum(
+            int((~mask).sum()) for name, mask in masks.items() if name[0] == "0"
+        )
+        assert model_exponents(model, list(masks)).names == list(masks)
 
 
 def test_one_ratio_leaves_embeddings_heads_and_norms_alone():
