@@ -75,6 +75,8 @@ def test_zeros_that_reach_the_threshold_are_left_out():
     assert status == "rank_deficient"
     assert_allclose(found["alpha"], metrics(lam)[0]["alpha"])
     assert found["rank_fraction"] == 0.4
+    # The largest entropy is that of equal eigenvalues, as many as the rank.
+    assert_allclose(found["entropy"], metrics(lam)[0]["entropy"])
 
 
 def test_zeros_below_the_threshold_stay():

@@ -75,6 +75,13 @@ def test_one_seed_one_answer(rng):
     assert sciml.diagnose(weights).alpha_farms == sciml.diagnose(weights).alpha_farms
 
 
+def test_equal_layers_of_other_names_have_other_windows(rng):
+    W = rng.standard_normal((40, 50))
+    found = sciml.diagnose({"a": W, "b": W.copy()})
+    assert found.alpha[0] == found.alpha[1]
+    assert found.alpha_farms[0] != found.alpha_farms[1]
+
+
 def test_global_generators_are_left_alone(rng):
     before = torch.random.get_rng_state(), str(np.random.mtrand._rand.get_state())
     sciml.diagnose({"a": rng.standard_normal((40, 50))}, metrics="all")
