@@ -114,9 +114,7 @@ def test_a_range_of_thresholds(rng):
     lam = np.sort(rng.pareto(1.5, 200) + 1)
     fit = fit_powerlaw(lam, xmin_range=(lam[120], lam[150]))
     assert lam[120] <= fit.xmin <= lam[150]
-    with pytest.raises(
-        InvalidInputError, match=r"xmin_range must hold an eigenvalue .* got \(1000000.0, "
-    ):
+    with pytest.raises(InvalidInputError, match=r"xmin_range must hold an eigenvalue .* got \(1000000.0, "):
         fit_powerlaw(lam, xmin_range=(1e6, 1e7))
 
 
