@@ -20,7 +20,7 @@ import torch
 
 from sciml.exceptions import InvalidInputError
 from sciml.stats.spectra.input_activity import input_norms
-from sciml.stats.spectra.sparsity import exact_counts
+from sciml.stats.spectra.water_filling import exact_counts
 from sciml.stats.spectra.weight_views import as_rows, from_rows, prunable_weights, resolve_names
 from sciml.validation import check_number, check_option
 

@@ -25,7 +25,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sciml.exceptions import FallbackWarning, InvalidInputError, InvalidTypeError
 from sciml.stats.spectra.exponents import model_exponents
-from sciml.stats.spectra.layer_groups import excluded_layers, layer_owners, param_groups
+from sciml.stats.spectra.group_options import copied, set_option, split_groups
+from sciml.stats.spectra.layer_groups import excluded_layers, param_groups
 from sciml.stats.spectra.learning_rates import rate_factors
 from sciml.stats.spectra.weight_views import prunable_weights
 from sciml.validation import check_number
@@ -130,7 +131,7 @@ class LayerwiseLR(LRScheduler):
         rate_factors([2.0, 3.0], **self._rule)  # refuses what is wrong now, not after an epoch
 
         left_out = excluded_layers(model, exclude)
-        self._base_groups, self._places = _split(optimizer, model, left_out)
+        self._base_groups, self._places = split_groups(optimizer, model, left_out)
         tuned = {layer for _, layer in self._places if layer}
         self._layers = [w.name for w in prunable_weights(model) if w.name in tuned and not w.embedding]
         if not self._layers:
@@ -331,7 +332,7 @@ class LayerwiseLR(LRScheduler):
         if (base is None) != (self.base_scheduler is None):
             raise InvalidInputError("state_dict must come with the same kind of base_scheduler; one of them has none.")
         for group, saved in zip(self._base_groups, groups, strict=True):
-            group.update({key: _copied(value) for key, value in saved.items()})
+            group.update({key: copied(value) for key, value in saved.items()})
         if base is not None:
             self.base_scheduler.load_state_dict(base)
         self.factors, self.alphas = dict(state_dict["factors"]), dict(state_dict["alphas"])
@@ -351,7 +352,7 @@ class LayerwiseLR(LRScheduler):
         if self.base_scheduler is None:
             for group, (k, _), last in zip(groups, self._places, self._last_lr, strict=True):
                 if float(group["lr"]) != last:  # set by hand since: the new global rate
-                    _set(self._base_groups[k], "lr", float(group["lr"]))
+                    set_option(self._base_groups[k], "lr", float(group["lr"]))
             return
         watches = isinstance(self.base_scheduler, ReduceLROnPlateau)
         if watches and metrics is None:
@@ -367,7 +368,7 @@ class LayerwiseLR(LRScheduler):
             for key, value in self._base_groups[k].items():
                 # A cyclic schedule moves the momentum, too.
                 if key not in ("params", "lr", "layer") and value is not before[k].get(key):
-                    group[key] = _copied(value)
+                    group[key] = copied(value)
 
     def _estimate(self):
         """Diagnose and set new factors, unless weights are not finite."""
@@ -409,7 +410,7 @@ class LayerwiseLR(LRScheduler):
     def _write(self):
         rates = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            _set(group, "lr", rate)
+            set_option(group, "lr", rate)
         # Read back: a rate that is a tensor may be of shorter precision.
         self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
 
@@ -424,42 +425,3 @@ _COUNTERS = (
     "_seconds_since",
     "_last_interval",
 )
-
-
-def _split(optimizer, model, left_out):
-    """Split groups that hold several layers; return the groups as they were, and (old group, layer) of each new one."""
-    owners = layer_owners(model)
-    layer_of = {id(parameter): owners[name] for name, parameter in model.named_parameters()}
-    base_groups, places, groups = [], [], []
-    for k, group in enumerate(optimizer.param_groups):
-        base_groups.append({key: _copied(value) if key != "params" else value for key, value in group.items()})
-        parts = {}
-        for i, parameter in enumerate(group["params"]):
-            layer = layer_of.get(id(parameter)) or ""
-            parts.setdefault("" if layer in left_out or group.get("layer") == "" else layer, []).append(i)
-        for layer, rows in parts.items():
-            part = group if len(parts) == 1 else {key: _copied(value) for key, value in group.items()}
-            if len(parts) > 1:
-                part["params"] = [group["params"][i] for i in rows]
-                if "param_names" in group:
-                    part["param_names"] = [group["param_names"][i] for i in rows]
-            # Groups made by one call share a rate that is a tensor.
-            part["lr"] = _copied(part["lr"])
-            groups.append(part)
-            places.append((k, layer))
-    optimizer.param_groups[:] = groups
-    return base_groups, places
-
-
-def _copied(value):
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    return list(value) if isinstance(value, list) else value
-
-
-def _set(group, key, value):
-    """Set an option, in place where it is a tensor, as captured and compiled optimisers need."""
-    if isinstance(group[key], torch.Tensor):
-        group[key].fill_(value)
-    else:
-        group[key] = value

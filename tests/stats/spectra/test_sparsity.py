@@ -9,7 +9,8 @@ import xarray as xr
 from numpy.testing import assert_allclose
 
 from sciml.exceptions import FallbackWarning, InvalidInputError
-from sciml.stats.spectra.sparsity import Ratios, allocate, assign_sparsity, block_of, exact_counts
+from sciml.stats.spectra.sparsity import Ratios, assign_sparsity, block_of
+from sciml.stats.spectra.water_filling import allocate, exact_counts
 
 
 def problem(rng):
