@@ -246,12 +246,12 @@ class _Periodogram:
 
     def power(self, R):
         """Sum over the columns of R (n, k) of the squared modulus of the transform."""
+        if len(self.E) == 1:
+            return (self.E[0].T @ R.to(self.E[0].dtype)).abs().square().sum(1)
         total = 0.0
         for column in R.T:
             F = self.E[0] * column[:, None]
-            if len(self.E) == 1:
-                F = F.sum(dim=0)
-            elif len(self.E) == 2:
+            if len(self.E) == 2:
                 F = F.T @ self.E[1]
             else:
                 rest = self.E[1]
