@@ -29,6 +29,8 @@ __all__ = ["spectrum"]
 # Blocks stay in the cache; larger ones take more time.
 BLOCK_BYTES = 8 << 20
 HELD_BYTES = 64 << 20
+# Entries of a block from which moments are read.
+_SAMPLE = 20000
 # Sizes for which torch's LAPACK takes less time than SciPy's; it needs a copy, which larger matrices cannot afford.
 _TORCH_FROM, _TORCH_TO = 1536, 4096
 # A row or column is dead when its norm is below this share of the largest.
@@ -53,6 +55,8 @@ class Scan:
         Number of entries that are NaN or infinite.
     shift : int
         Eigenvalues are those of the Gram matrices times 2**shift.
+    moments : ndarray, shape (3,)
+        Number, sum of squares and sum of fourth powers of a sample of the entries, with the same division.
     """
 
     grams: list = field(default_factory=list)
@@ -61,6 +65,15 @@ class Scan:
     largest: float = 0.0
     n_bad: int = 0
     shift: int = 0
+    moments: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    def flatness(self, is_complex):
+        """Return the excess kurtosis of the entries where it is negative, else 0: heavy tails are no noise."""
+        count, square, fourth = self.moments
+        if not square > 0:
+            return 0.0
+        normal = 2.0 if is_complex else 3.0
+        return float(max(min(count * fourth / square**2 - normal, 0.0), 1.0 - normal))
 
 
 class ArrayLayer:
@@ -209,6 +222,7 @@ def _scan(layer, exponent, dtype, device, nbytes, grams):
             if exponent == 0:
                 _look(stored, out)
             block = _block(stored, exponent, kind, device)
+            _sample(block, out)
             _add_norms(block, start, out, columns=not grams or layer.rows < layer.cols)
             if grams:
                 total = _add(total, block, start, layer, k, exponent, nbytes)
@@ -239,6 +253,14 @@ def _look(block, out):
         out.largest = max(out.largest, abs(low.item()), abs(high.item()))
     else:
         out.n_bad += int((~torch.isfinite(block)).sum())
+
+
+def _sample(block, out):
+    """Add the moments of some entries of a block, spread evenly."""
+    flat = block.reshape(-1)
+    some = flat[:: max(1, len(flat) // _SAMPLE)]
+    squares = (some * some.conj()).real if some.is_complex() else some * some
+    out.moments += [len(some), float(squares.sum()), float(squares.square().sum())]
 
 
 def _add_norms(block, start, out, *, columns):

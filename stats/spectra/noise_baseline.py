@@ -53,7 +53,7 @@ _RESOLUTION = [2 * math.pi * math.exp(np.euler_gamma / 2 + 1 - term) for term in
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(120)
 
 
-def null_alpha(height, width, q=0.5, n_windows=None, *, is_complex=False):
+def null_alpha(height, width, q=0.5, n_windows=None, *, is_complex=False, kurtosis=0.0):
     """Return the pooled half-Hill exponent that windows of independent Gaussian entries have in the mean.
 
     Eigenvalues of all windows are put in one ascending list of N; the threshold is number floor(q N) from below,
@@ -70,6 +70,9 @@ def null_alpha(height, width, q=0.5, n_windows=None, *, is_complex=False):
         single one of 64 x 64 has 0.045 more, one of 16 x 16 has 0.22 more.
     is_complex : bool
         Whether entries are complex, with independent real and imaginary parts; False by default.
+    kurtosis : float
+        Excess kurtosis of the entries, between -2 and 0: 0, the default, for Gaussian ones, -1.2 for uniform ones, as
+        torch starts with. The spread, :func:`null_std`, hardly depends on it.
 
     Returns
     -------
@@ -95,7 +98,10 @@ def null_alpha(height, width, q=0.5, n_windows=None, *, is_complex=False):
     q = check_number("q", q, low=0, high=1, inclusive="neither")
     if n_windows is not None:
         n_windows = check_number("n_windows", n_windows, low=1, integer=True)
-    return _null_alpha(min(height, width), max(height, width), q, n_windows, bool(is_complex))
+    kurtosis = check_number("kurtosis", kurtosis, low=-2, high=0)
+    m, n = min(height, width), max(height, width)
+    alpha = _null_alpha(m, n, q, n_windows, bool(is_complex))
+    return 1 + (alpha - 1) * (1 - kurtosis * _flattening(m / n, q) / m)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -198,6 +204,22 @@ def _fluctuation(gamma, q):
     jump = (1 - q) * np.pi * root / math.sin(start) / mean
     waves = np.cos(np.outer(np.arange(1, _MODES + 1), t))
     return 2 / np.pi * waves @ (weights * (logarithm / mean - jump)), jump, float(slope(start, root))
+
+
+@functools.lru_cache(maxsize=256)
+def _flattening(gamma, q):
+    """Return m d(ln U)/d(kurtosis): flatter entries add (kurtosis / m) cos(2 t) dt / pi to the density."""
+    root = math.sqrt(gamma)
+    start = float(angles(q, root))
+    t = start + (np.pi - start) * (_NODES + 1) / 2
+    weights = _WEIGHTS * (np.pi - start) / 2
+    logarithm = np.log(eigenvalue(t, root) / eigenvalue(start, root))
+    mean = float((weights * slope(t, root) * logarithm).sum())
+    added = float((weights * np.cos(2 * t) * logarithm).sum()) / np.pi
+    # The threshold moves, too: the share below it is fixed.
+    below = math.sin(2 * start) / (2 * np.pi)
+    rise = 2 * root * math.sin(start) / float(eigenvalue(start, root))
+    return (added + (1 - q) * rise * below / float(slope(start, root))) / mean
 
 
 def _inverse_mean(m, n, p, is_complex):

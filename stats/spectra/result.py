@@ -34,8 +34,9 @@ class SpectraResult(Result):
     alpha_se, alpha_lo, alpha_hi : ndarray
         Its standard error and interval of 95 percent; NaN with one window.
     alpha_null, z_null : ndarray
-        What the same windows of Gaussian noise give, and the distance from it in standard deviations of noise; positive
-        for tails heavier than noise.
+        What the same windows of noise give (Gaussian entries, or flatter ones where the weights are, such as the
+        uniform ones that torch starts with), and the distance from it in standard deviations of noise; positive for
+        tails heavier than noise.
     alpha_mp, alpha_mp_ratio : ndarray
         Exponent of Gaussian noise of the layer's shape (Marchenko-Pastur), and (alpha - 1) / (alpha_mp - 1): for
         reporting, it over-corrects structured layers.

@@ -363,16 +363,23 @@ def _add_farms(row, layer, scanned, plan):
         row["status"] = "rank_deficient"
     if row["status"] == "ok" and not found.se >= 0 and plan.farms["layout"] != "grid":
         row["status"] = "one_window"
-    row |= _distance_from_noise(layer, found, plan)
+    row |= _distance_from_noise(layer, scanned, found, plan)
 
 
-def _distance_from_noise(layer, found, plan):
+def _distance_from_noise(layer, scanned, found, plan):
     """Return the exponent that noise has in the same windows, and the distance from it in its standard deviations."""
     if plan.farms["layout"] == "grid":
         return {"alpha_null": null_alpha(found.height, found.width, plan.q)}
     repeats, down, across = found.design
     count = repeats * down * across * layer.n_slices
-    null = null_alpha(found.height, found.width, plan.q, count, is_complex=layer.is_complex)
+    null = null_alpha(
+        found.height,
+        found.width,
+        plan.q,
+        count,
+        is_complex=layer.is_complex,
+        kurtosis=scanned.flatness(layer.is_complex),
+    )
     if found.deficient or not math.isfinite(found.alpha):
         return {"alpha_null": null}
     sigma = null_std(

@@ -1,5 +1,7 @@
 """The mean and the spread of the exponent of noise, against exact cases and fresh simulations."""
 
+import math
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -9,6 +11,7 @@ from scipy.stats import chi2, kstest
 from sciml.exceptions import InvalidInputError
 from sciml.stats.spectra.marchenko_pastur import mp_alpha
 from sciml.stats.spectra.noise_baseline import null_alpha, null_std
+from sciml.stats.spectra.power_law import hill
 from sciml.stats.spectra.real_wishart import wishart_density
 
 
@@ -197,3 +200,14 @@ def test_complex_density_of_one_row_is_gamma():
     truth = chi2(10).pdf(2 * density.nodes**2) * 4 * density.nodes
     inside = density.nodes > 0.1
     assert_allclose(density.values[inside], truth[inside], rtol=0, atol=1e-12)
+
+
+def test_flat_entries_have_a_larger_exponent(rng):
+    draws = rng.uniform(-1, 1, (900, 32, 32))
+    lam = np.linalg.eigvalsh(draws @ draws.transpose(0, 2, 1)).reshape(30, -1)
+    found = np.array([hill(values) for values in lam])  # thirty pools of thirty windows
+    error = found.std() / math.sqrt(30)
+    assert abs(found.mean() - null_alpha(32, 32, n_windows=30, kurtosis=-1.2)) < 4 * error
+    assert found.mean() - null_alpha(32, 32, n_windows=30) > 4 * error
+    with pytest.raises(InvalidInputError, match="kurtosis must be a number at least -2 and at most 0; got 3"):
+        null_alpha(32, 32, kurtosis=3)

@@ -167,6 +167,18 @@ def test_z_of_noise_is_standard_normal(rng):
     assert 0.6 < np.std(z) < 1.5
 
 
+def test_untrained_networks_of_torch_are_noise():
+    z = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        # Uniform entries: against Gaussian ones the mean would be -1.
+        layers = [torch.nn.Linear(64, 64), torch.nn.LSTM(48, 48), torch.nn.Conv2d(32, 64, 3), torch.nn.Linear(64, 200)]
+        z.append(sciml.diagnose(torch.nn.Sequential(*layers), metrics=["z_null"]).z_null)
+    z = np.concatenate(z)
+    assert abs(z.mean()) < 4 / math.sqrt(len(z))
+    assert 0.6 < z.std() < 1.5
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_no_numbers(rng, value):
     bad = rng.standard_normal((32, 40))
