@@ -25,6 +25,8 @@ _FACTOR = re.compile(
     r"(?:\.(?!weight$)(?P<name>[^.]+))?(?:\.weight)?$"
 )
 _OLD_FACTOR = re.compile(r"^(?P<prefix>.*?)[._]?lora(?:_linear_layer)?\.(?P<side>down|up)(?:\.weight)?$")
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{?]|\(\?|\\[1-9]")
+_LONGEST, _MOST = 300, 1000  # characters of a pattern or a path, and patterns, that are looked at
 _BASES = (".weight", ".base_layer.weight", ".qweight", ".base_layer.qweight", ".linear.weight", ".weight_packed")
 
 
@@ -63,7 +65,8 @@ def find_adapters(tensors, restored, metadata, modules):
     restored : dict
         Dequantised tensors by key, which replace the stored ones as bases.
     metadata : dict
-        With `lora_alpha`, `use_rslora`, `alpha_pattern`, `fan_in_fan_out` where known.
+        With `lora_alpha`, `use_rslora`, `alpha_pattern`, `fan_in_fan_out` where known; under "adapter_configs" a
+        dict of them by the name of the adapter, which goes before.
     modules : dict
         Descriptions of modules by path; may be empty.
 
@@ -98,12 +101,14 @@ def find_adapters(tensors, restored, metadata, modules):
     for (prefix, table, name), keys in pairs.items():
         if set(keys) != {"A", "B"}:
             continue
-        scale, note = _scale(tensors, metadata, prefix, name, "_A" in keys["A"] or "_a" in keys["A"])
+        own = (metadata.get("adapter_configs") or {}).get(name or "default")
+        told = metadata | own if isinstance(own, dict) else metadata
+        scale, note = _scale(tensors, told, prefix, name, "_A" in keys["A"] or "_a" in keys["A"])
         update = _product(tensors[keys["A"]], tensors[keys["B"]], table)
         if update is None:
             continue
         rank = update.rank
-        power = 0.5 if metadata.get("use_rslora") or metadata.get("rslora") else 1.0
+        power = 0.5 if told.get("use_rslora") or told.get("rslora") else 1.0
         scale = 1.0 if scale is None else scale / rank**power
         label = "" if name in (None, "default") else f" {name}"
         update = LowRank(update.B, update.A, scale, update.turned, update.transposed)
@@ -114,7 +119,7 @@ def find_adapters(tensors, restored, metadata, modules):
             base = f"{prefix}{suffix}"
             if base in tensors and prefix not in with_magnitude:
                 info = modules.get(base.rpartition(".")[0])
-                total = _sum(restored.get(base, tensors[base]), update, info, metadata)
+                total = _sum(restored.get(base, tensors[base]), update, info, told)
                 if total is not None:
                     sums.setdefault(base, []).append(
                         Adapter(f"{base}[base+adapter{label}]", total, f"base+adapter{note}")
@@ -126,18 +131,32 @@ def find_adapters(tensors, restored, metadata, modules):
 def _scale(tensors, metadata, prefix, name, configured):
     """Return alpha, or None where it is not told, and the note that says so."""
     stored = tensors.get(f"{prefix}.alpha")
-    if stored is not None and tuple(stored.shape) in ((), (1,)):
+    if stored is not None and tuple(stored.shape) in ((), (1,)) and not stored.dtype.is_complex:
         return float(stored.read()), ""
     alpha = metadata.get("lora_alpha")
     if isinstance(alpha, dict):
         alpha = alpha.get(name or "default")
-    for pattern, value in (metadata.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?{pattern}$", prefix):
+    patterns = metadata.get("alpha_pattern")
+    for pattern, value in list(patterns.items())[:_MOST] if isinstance(patterns, dict) else ():
+        if _matches(str(pattern), prefix):
             alpha = value
-    if alpha is not None:
+    if type(alpha) in (int, float) and abs(alpha) < 1e300:
         return float(alpha), ""
     # Files of the down/up kind without alpha mean alpha = r.
     return None, ", scale taken to be 1" if configured else ""
+
+
+def _matches(pattern, path):
+    """Return whether the end of a path fits a regular expression, as a word where it may take forever or is none."""
+    ends = [path, *(path[k + 1 :] for k, letter in enumerate(path[:_LONGEST]) if letter == ".")]
+    if pattern in ends or max(len(pattern), len(path)) > _LONGEST:
+        return pattern in ends
+    if _REPEATED_GROUP.search(pattern) or sum(map(pattern.count, "*+{")) > 2:
+        return False
+    try:
+        return any(re.fullmatch(pattern.removesuffix("$"), end) for end in ends)
+    except (re.error, OverflowError, RecursionError):
+        return False
 
 
 def _product(A, B, table):

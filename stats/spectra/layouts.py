@@ -130,10 +130,18 @@ def layers_of(
 
 
 def _settings(metadata):
-    """Return what configurations tell, in one dict."""
-    metadata = metadata or {}
-    config = metadata.get("config") or {}
-    return {**(metadata.get("adapter_config") or {}), **config, **(config.get("text_config") or {}), **metadata}
+    """Return what configurations tell, in one dict, without what is not of its kind: a file may tell anything."""
+    metadata = _dict(metadata)
+    config = _dict(metadata.get("config"))
+    told = {**_dict(metadata.get("adapter_config")), **config, **_dict(config.get("text_config")), **metadata}
+    counts = {key for key in told if "head" in key and not (type(told[key]) is int and 0 < told[key] < 2**31)}
+    others = {key for key in ("quantization_config", "adapter_configs") if not isinstance(told.get(key), dict)}
+    others |= {key for key in ("architectures",) if not isinstance(told.get(key), (list, tuple))}
+    return {key: value for key, value in told.items() if key not in counts | others}
+
+
+def _dict(value):
+    return value if isinstance(value, dict) else {}
 
 
 def _filter(tensors, include, exclude):
@@ -141,8 +149,9 @@ def _filter(tensors, include, exclude):
     patterns = {}
     for name, value in (("include", include), ("exclude", exclude)):
         value = [value] if isinstance(value, str) else value
-        if value is not None and not all(isinstance(pattern, str) for pattern in value):
-            raise InvalidInputError(f'{name} must hold shell patterns over keys; got {value!r}. Pass e.g. "*.mlp.*".')
+        listed = value is None or isinstance(value, (list, tuple, set, frozenset))
+        if not listed or not all(isinstance(pattern, str) for pattern in value or ()):
+            raise InvalidInputError(f'{name} must be a shell pattern over keys or a list of them; got {value!r}. Pass e.g. "*.mlp.*".')
         patterns[name] = value
     out = {}
     for key in tensors:

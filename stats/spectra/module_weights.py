@@ -57,7 +57,7 @@ def open_module(module):
             break
         module = inner
     config = getattr(module, "config", None)
-    source = WeightSource({}, metadata=plain_config(config))
+    source = WeightSource({}, metadata=plain_config(config) | _adapters(module))
     heads = {}
     for full, part in module.named_modules(remove_duplicate=False):
         name = plain_name(full)
@@ -100,6 +100,17 @@ def plain_config(config):
         value = next((both[key] for key in keys if _is_count(both.get(key))), None)
         found |= {} if value is None else {word: value}
     return {**found, "config": config}
+
+
+def _adapters(module):
+    """Return what the configurations of adapters inside a module tell, as peft keeps them: by name of the adapter."""
+    configs = (getattr(part, "peft_config", None) for part in module.modules())
+    configs = next((found for found in configs if isinstance(found, dict)), {})
+    told = {str(name): plain_config(config).get("config", {}) for name, config in configs.items()}
+    first = next(iter(told.values()), {})
+    return {key: first[key] for key in ("r", "lora_alpha") if key in first} | (
+        {"adapter_configs": told} if told else {}
+    )
 
 
 def _is_count(value):

@@ -140,6 +140,8 @@ def _block_size(size, count, axis, block):
         return max(size, 1)
     if count == size:
         return 1
+    if count == 0:
+        return None
     choices = [block[axis]] if block is not None and axis >= -2 else []
     choices += [128] + ([size // count] if size % count == 0 else [])
     return next((choice for choice in choices if choice and -(-size // choice) == count), None)
@@ -217,7 +219,7 @@ def _scaled(tensors, config, key, path, reasons):
     if scale is None or len(stored.shape) < 2 or not (scale.dtype.is_floating_point or scale.dtype == torch.uint8):
         return None
     zero_name, zero = _first(tensors, (*_ZEROS, "{path}_shift") if leaf == "_data" else _ZEROS, key, path)
-    block = config.get("weight_block_size")
+    block = _block(config)
     axis = _fits(stored.shape, scale.shape, block)
     if axis is False or (zero is not None and _fits(stored.shape, zero.shape, block) is False):
         reasons[key] = f"quantised: a scale of shape {tuple(scale.shape)} does not fit {tuple(stored.shape)}"
@@ -227,6 +229,13 @@ def _scaled(tensors, config, key, path, reasons):
         reasons[zero_name] = f"zero point of {key}"
     # LLM.int8() keeps the largest modulus of each row, which stands for 127.
     return Scaled(stored, scale, zero, axis, block, 1 / 127 if name.endswith("SCB") else 1.0)
+
+
+def _block(config):
+    """Return the sizes of blocks with a scale of their own; None where a configuration tells none, or nonsense."""
+    block = config.get("weight_block_size")
+    known = isinstance(block, (list, tuple)) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)
+    return tuple(block) if known else None
 
 
 def _fits(shape, scale, block):
@@ -249,7 +258,7 @@ def _packed_rows(tensors, config, key, path, reasons):
     for name, what in (("qzeros", "zero points"), ("scales", "scales"), ("g_idx", "groups of inputs")):
         if f"{path}{name}" in tensors:
             reasons[f"{path}{name}"] = f"{what} of {key}"
-    if zeros is None or scales is None or {len(t.shape) for t in (codes, zeros, scales)} != {2}:
+    if zeros is None or scales is None or {len(t.shape) for t in (codes, zeros, scales)} != {2} or 0 in scales.shape:
         reasons[key] = "packed weight of an unknown layout: no scales and zero points of two axes beside it"
         return None
     outputs = scales.shape[1]

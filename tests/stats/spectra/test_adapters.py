@@ -1,5 +1,7 @@
 """Adapters: pairs of factors, their scale, and the base that they change, against dense products."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -172,3 +174,54 @@ def test_what_is_no_pair_of_factors_stays_plain(tensors):
 def test_a_base_of_another_shape_is_left_alone():
     tensors = {"q.weight": numbers(30, 24), "q.lora_A.weight": A, "q.lora_B.weight": B}
     assert set(found(tensors)[0]) == {"q.weight", "q[adapter]"}
+
+
+def test_each_adapter_of_a_module_has_its_own_configuration():
+    """As peft keeps them: `peft_config` by the name of the adapter, somewhere in the model."""
+
+    def config(**words):
+        return SimpleNamespace(to_dict=lambda: words)
+
+    model = torch.nn.Module()
+    model.inner = torch.nn.Module()
+    for name, base, factors in (("A", A, (4, 24)), ("B", B, (20, 4))):
+        holder = torch.nn.ModuleDict({key: torch.nn.Linear(*factors[::-1], bias=False) for key in ("default", "two")})
+        for part in holder.values():
+            part.weight = torch.nn.Parameter(base)
+        setattr(model.inner, f"lora_{name}", holder)
+    model.inner.base_layer = torch.nn.Linear(24, 20, dtype=torch.float64)
+    model.inner.peft_config = {
+        "default": config(r=4, lora_alpha=12),
+        "two": config(r=4, lora_alpha=1, use_rslora=True, alpha_pattern={"inn.r": 6}),
+    }
+    source = open_weights(model)
+    assert (source.metadata["r"], source.metadata["lora_alpha"]) == (4, 12)
+    layers = {layer.name: layer for layer in layers_of(source)[0]}
+    assert layers["inner[adapter]"].factors()[2] == 12 / 4
+    assert layers["inner[adapter two]"].factors()[2] == 6 / 2
+    assert layers["inner[adapter]"].part == "adapter"
+    total = layers["inner.base_layer.weight[base+adapter]"].matrix()
+    expected = model.inner.base_layer.weight.detach() + 3 * B @ A
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("told", "scale"),
+    [
+        ({"lora_alpha": "16"}, 1.0),
+        ({"lora_alpha": [1]}, 1.0),
+        ({"lora_alpha": float("inf")}, 1.0),
+        ({"lora_alpha": 8, "alpha_pattern": "q"}, 2.0),
+        ({"lora_alpha": 8, "alpha_pattern": {"(": 4}}, 2.0),
+        ({"lora_alpha": 8, "alpha_pattern": {"(a+)+b": 4, "(a|a)*b": 4, ".*.*.*b": 4}}, 2.0),
+        ({"lora_alpha": 8, "alpha_pattern": {r"layers\.\d+\.a*": 4}}, 1.0),
+        ({"lora_alpha": 8, "alpha_pattern": {"x|a*": 4}}, 1.0),
+        ({"lora_alpha": 8, "alpha_pattern": {"aaa": 4}}, 2.0),
+        ({"lora_alpha": 8, "adapter_configs": {"default": 3}}, 2.0),
+        ({"lora_alpha": 8, "config": {"text_config": "none"}, "adapter_config": [1]}, 2.0),
+    ],
+)
+def test_a_configuration_may_tell_nonsense_or_search_forever(told, scale):
+    path = "layers.3." + "a" * 60
+    layers, _ = found({f"{path}.lora_A.weight": A, f"{path}.lora_B.weight": B}, told)
+    assert layers[f"{path}[adapter]"].factors()[2] == scale

@@ -317,7 +317,9 @@ def test_names_that_collide_are_numbered():
     [
         ({"conv": "slices"}, "conv"),
         ({"min_size": 0}, "min_size"),
-        ({"include": [3]}, r"include must hold shell patterns over keys; got \[3\]"),
+        ({"include": [3]}, r"include must be a shell pattern over keys or a list of them; got \[3\]"),
+        ({"exclude": 3}, r"exclude must be a shell pattern over keys or a list of them; got 3"),
+        ({"include": b"a*"}, r"include must be a shell pattern over keys or a list of them; got b'a\*'"),
     ],
 )
 def test_wrong_options_are_named(options, match):
