@@ -93,7 +93,7 @@ def farms_spectrum(
     Q=1.0,
     q=0.5,
     repeats=None,
-    min_windows=16,
+    min_windows=8,
     layout="partition",
     window=None,
     grid=9,
@@ -117,7 +117,8 @@ def farms_spectrum(
     repeats : int or None
         Times that W is cut anew. None, the default, repeats until there are `min_windows`.
     min_windows : int
-        Windows that suffice; 16 by default.
+        Windows that suffice; with 8, the default, the exponent moves less with the order of neurons than that of the
+        published grid of 5 x 5 overlapping windows.
     layout : {"partition", "contiguous", "grid"}
         "partition" (the default) permutes rows and columns and cuts them; "contiguous" cuts them as they are; "grid"
         lays `grid` x `grid` overlapping windows as published.

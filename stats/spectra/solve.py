@@ -94,7 +94,7 @@ def diagnose(
     q=0.5,
     Q=1.0,
     repeats=None,
-    min_windows=16,
+    min_windows=8,
     layout="partition",
     window=None,
     grid=9,

@@ -28,7 +28,7 @@ LAYOUTS = ("partition", "contiguous", "grid")
 MIN_HEIGHT = 16
 MAX_HEIGHT = 1024
 # More windows than these add precision that nobody needs: the rest of a very long layer is left to chance.
-MAX_WINDOWS = 64
+MAX_WINDOWS = 32
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class WindowPlan:
         return self.n_down * self.n_across * self.repeats
 
 
-def plan_windows(rows, cols, *, rho=0.5, Q=1.0, window=None, layout="partition", grid=9, repeats=None, min_windows=16,
+def plan_windows(rows, cols, *, rho=0.5, Q=1.0, window=None, layout="partition", grid=9, repeats=None, min_windows=8,
                  n_slices=1):  # fmt: skip
     """Return the plan for a layer of living `rows` and `cols`, or None where no window fits."""
     small, large = min(rows, cols), max(rows, cols)

