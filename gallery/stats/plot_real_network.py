@@ -52,9 +52,7 @@ except ImportError as error:
 # One line for each layer: the exponent from windows of one share of it, its interval of 95 percent, and what noise
 # gives in the same windows (dotted). All windows have one aspect ratio: layers of unlike shapes can be compared.
 found = sciml.diagnose(weights, include=keep)
-ax = found.plot()
-ax.legend(loc="lower left")
-ax.figure.set_layout_engine("constrained")
+found.plot()
 plt.show()
 
 # %%
@@ -80,8 +78,8 @@ plt.show()
 # The plain exponent of the whole matrix ranks the layers differently, because it grows with their aspect ratio.
 wide = found.rows != found.cols
 ax = plt.subplots(figsize=(5, 4), layout="constrained")[1]
-for chosen, label in ((~wide, "square"), (wide, "rectangular")):
-    ax.plot(found.alpha_farms[chosen], found.alpha[chosen], "o", label=label)
+for chosen, label, marker in ((~wide, "square", "ks"), (wide, "rectangular", "k^")):
+    ax.plot(found.alpha_farms[chosen], found.alpha[chosen], marker, mfc="none", label=label)
 ax.set(xlabel="exponent by windows", ylabel="exponent of the whole matrix")
 ax.legend()
 plt.show()

@@ -11,7 +11,7 @@ Pitfalls  where windows are not the same, the variances add, which is too much f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -52,8 +52,8 @@ class SpectraComparison(Result):
     paired: np.ndarray = array("layer", help="whether the windows are the same")
     mean_difference: float = math.nan
     mean_se: float = math.nan
-    only_a: list = None
-    only_b: list = None
+    only_a: list = field(default_factory=list)
+    only_b: list = field(default_factory=list)
 
 
 def compare(a, b):

@@ -94,10 +94,10 @@ def plot_layers(result, *, ax=None):
     if odd.any():
         ax.plot(alpha[odd], y[odd], "ko", ms=5, mfc="white", label="another share of its layer")
     ax.set_yticks(y, [_short(name) for name in result.layer[shown]], fontsize="small")
-    ax.set_ylim(len(shown) - 0.5, -0.5)
+    ax.set_ylim(len(shown) + 1.2, -0.5)  # the legend has a place of its own
     ax.set(xlabel="FARMS exponent", title="Heavier tails lie to the left of noise")
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(fontsize="small", loc="best")
+    ax.legend(fontsize="small", loc="lower left", ncols=3, frameon=False)
     return ax
 
 
@@ -154,7 +154,8 @@ def plot_esd(result, layer, *, ax=None):
     spikes = lam[len(lam) - result.num_spikes[at] :]
     if len(spikes):
         base = np.nanmin(density[density > 0])
-        ax.plot(spikes, np.full(len(spikes), base), "k|", ms=10, label=f"{len(spikes)} above the noise")
+        least = "at least " if result.noise_status[at] == "no_bulk" else ""
+        ax.plot(spikes, np.full(len(spikes), base), "k|", ms=10, label=f"{least}{len(spikes)} above the noise")
     ax.set(xscale="log", yscale="log", xlabel="eigenvalue (weight squared)", ylabel="density")
     ax.set_title(f"{_short(result.layer[at])}: FARMS {result.alpha_farms[at]:.2f}", fontsize="medium")
     ax.legend(fontsize="small")

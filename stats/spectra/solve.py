@@ -60,8 +60,19 @@ EXTRA = (
     "rand_distance",
 )
 FARMS_METRICS = ("alpha_farms", "alpha_se", "alpha_lo", "alpha_hi", "alpha_null", "z_null")
-_WHOLE = ("num_spikes", "rank", "num_eigenvalues", "n_dead_rows", "n_dead_cols", "window", "n_windows", "rows", "cols")
-_WHOLE = (*_WHOLE, "n_slices", "numel")
+_WHOLE = (
+    "num_spikes",
+    "rank",
+    "num_eigenvalues",
+    "n_dead_rows",
+    "n_dead_cols",
+    "window",
+    "n_windows",
+    "rows",
+    "cols",
+    "n_slices",
+    "numel",
+)
 ROW_FIELDS = {
     **dict.fromkeys(("layer", "tensor", "module", "kind", "shape", "status", "noise_status"), str),
     **dict.fromkeys((*SPECTRAL, *FARMS_METRICS, "alpha_error"), float),
