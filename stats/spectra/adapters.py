@@ -161,6 +161,8 @@ def _matches(pattern, path):
 
 def _product(A, B, table):
     """Return the product of two stored factors, or None where their shapes do not fit."""
+    if 0 in (*A.shape, *B.shape):
+        return None
     if len(A.shape) == len(B.shape) == 2:
         if A.shape[0] == B.shape[1]:
             return LowRank(B, A, transposed=table is not None)

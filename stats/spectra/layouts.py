@@ -7,8 +7,8 @@ several that do not (gates, queries with keys and values, experts: a layer each)
 for: it belongs to a layer, or to the list of those set aside with the reason.
 
 Notation  T stored tensor, W matrix; rows x cols of one matrix; n_slices matrices of one layer.
-Cost      nothing is read but shapes, small states of packed weights and a row of what may be a mask; a layer reads its
-          rows when asked.
+Cost      nothing is read but shapes, two rows and small states of packed weights and a row of what may be a mask; a
+          layer reads its rows when asked.
 Pitfalls  a state dict tells less than a module: what names and shapes do not tell stays whole (`part` is "fused").
           Weights tied to each other are one layer, under the first of their keys.
 """
@@ -151,7 +151,9 @@ def _filter(tensors, include, exclude):
         value = [value] if isinstance(value, str) else value
         listed = value is None or isinstance(value, (list, tuple, set, frozenset))
         if not listed or not all(isinstance(pattern, str) for pattern in value or ()):
-            raise InvalidInputError(f'{name} must be a shell pattern over keys or a list of them; got {value!r}. Pass e.g. "*.mlp.*".')
+            raise InvalidInputError(
+                f'{name} must be a shell pattern over keys or a list of them; got {value!r}. Pass e.g. "*.mlp.*".'
+            )
         patterns[name] = value
     out = {}
     for key in tensors:

@@ -6,7 +6,8 @@ Recognised by keys and shapes: integers or eight-bit floats with a scale for the
 group or each block; GPTQ, AWQ, compressed-tensors, bitsandbytes, MXFP4 and NVFP4.
 
 Notation  q stored number; s scale; z zero point; a x b block of entries that share them.
-Cost      rows are dequantised to float32 as they are read, never the matrix at once.
+Cost      rows are dequantised to float32 as they are read, never the matrix at once. The first and the last row are
+          read beforehand: parts that do not fit each other are a reason to set the weight aside.
 Pitfalls  integers without a scale are no weights and stay aside. A scale never makes a weight of a tensor that is
           floating point already: norms have siblings called `scale` too.
 """
@@ -14,11 +15,14 @@ Pitfalls  integers without a scale are no weights and stay aside. A scale never 
 from __future__ import annotations
 
 import json
+import math
 import re
+import warnings
 from dataclasses import dataclass
 
 import torch
 
+from sciml.exceptions import CheckpointError
 from sciml.stats.spectra.packed_floats import Blockwise4, Float4
 from sciml.stats.spectra.packed_weights import Awq, Gptq, PackedColumns
 from sciml.stats.spectra.unpacking import Restored, fetch
@@ -183,21 +187,47 @@ def find_quantised(tensors, metadata):
         path, _, leaf = key.rpartition(".")
         path = f"{path}." if path else ""
         state = _STATE.match(key)
-        if leaf == "qweight":
-            found = _packed_rows(tensors, config, key, path, reasons)
-        elif leaf == "weight_packed":
-            found = _compressed(tensors, key, path, reasons)
-        elif leaf.endswith("_blocks") and f"{key[:-7]}_scales" in tensors:
-            found = _mxfp4(tensors, key, reasons)
-        elif state:
-            key, found = state["weight"], _bitsandbytes(tensors, state["weight"], key, reasons)
-        elif stored.dtype.itemsize == 1 and stored.dtype != torch.bool and leaf not in ("SCB", "weight_format"):
-            found = _scaled(tensors, config, key, path, reasons)
-        else:
+        if state:
+            key = state["weight"]
+        elif not (leaf in ("qweight", "weight_packed") or leaf.endswith("_blocks") or _is_byte(stored, leaf)):
+            continue
+        try:
+            found = _found(tensors, config, key, path, reasons, state and state.string)
+            if found is not None and 0 not in found.shape:
+                _try(found)
+        except CheckpointError:
+            raise
+        except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, UserWarning) as error:
+            reasons[key] = f"quantised: its parts do not fit each other ({type(error).__name__})"
             continue
         if found is not None:
             restored[key] = found
     return restored, reasons
+
+
+def _is_byte(stored, leaf):
+    return stored.dtype.itemsize == 1 and stored.dtype != torch.bool and leaf not in ("SCB", "weight_format")
+
+
+def _found(tensors, config, key, path, reasons, state):
+    """Return the weight that a key stands for, None where it stands for none."""
+    leaf = key.rpartition(".")[2]
+    if state:
+        return _bitsandbytes(tensors, key, state, reasons)
+    if leaf == "qweight":
+        return _packed_rows(tensors, config, key, path, reasons)
+    if leaf == "weight_packed":
+        return _compressed(tensors, key, path, reasons)
+    if leaf.endswith("_blocks") and f"{key[:-7]}_scales" in tensors:
+        return _mxfp4(tensors, key, reasons)
+    return _scaled(tensors, config, key, path, reasons) if _is_byte(tensors[key], leaf) else None
+
+
+def _try(found):
+    """Read the first and the last row, so that parts which do not fit are known before anything is computed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found.take([0, found.shape[0] - 1])
 
 
 def _first(tensors, patterns, key, path):
@@ -268,8 +298,18 @@ def _packed_rows(tensors, config, key, path, reasons):
     if codes.shape[1] != outputs or bits not in (2, 3, 4, 8):
         reasons[key] = f"packed weight of an unknown layout: {tuple(codes.shape)} with scales {tuple(scales.shape)}"
         return None
+    _check_groups(tensors.get(f"{path}g_idx"), codes.shape[0] * 32 // bits, min(scales.shape[0], zeros.shape[0]))
     shift = 0 if config.get("checkpoint_format") == "gptq_v2" else 1
     return Gptq(codes, zeros, scales, tensors.get(f"{path}g_idx"), bits, shift)
+
+
+def _check_groups(groups, inputs, count):
+    """Raise an error where the groups of inputs are not one number for each input, from 0 to count - 1."""
+    if groups is None or 0 in (inputs, *groups.shape):
+        return
+    numbers = groups.read()
+    if tuple(numbers.shape) != (inputs,) or int(numbers.min()) < 0 or int(numbers.max()) >= count:
+        raise ValueError(f"groups of shape {tuple(numbers.shape)} for {inputs} inputs in {count} groups")
 
 
 def _compressed(tensors, key, path, reasons):
@@ -295,6 +335,7 @@ def _compressed(tensors, key, path, reasons):
     if bits is None:
         reasons[key] = f"packed weight of an unknown layout: {tuple(codes.shape)} for {columns} columns"
         return None
+    _check_groups(groups, columns, scales.shape[1])
     return PackedColumns(codes, scales, zeros, groups, columns, bits)
 
 
@@ -321,12 +362,18 @@ def _bitsandbytes(tensors, key, state_key, reasons):
     try:
         state = json.loads(bytes(tensors[state_key].read().to(torch.uint8).tolist()))
         shape, block = tuple(int(size) for size in state["shape"]), int(state["blocksize"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         reasons[key] = "packed weight of four bits whose state cannot be read"
         return None
+    if min(shape, default=0) < 0 or math.prod(shape) > 2 * math.prod(codes.shape) or not 0 < block <= 2**20:
+        raise ValueError(f"{math.prod(codes.shape)} bytes for shape {shape} in blocks of {block}")
+    if tuple(table.shape) != (16,):
+        raise ValueError(f"a table of {tuple(table.shape)} values")
     nested = None
     if f"{key}.nested_absmax" in tensors:
         outer_table = tensors[f"{key}.nested_quant_map"].read().cpu()
+        if tuple(outer_table.shape) != (256,) or absmax.dtype != torch.uint8:
+            raise ValueError(f"a table of {tuple(outer_table.shape)} values for {absmax.dtype}")
         nested = (
             outer_table,
             tensors[f"{key}.nested_absmax"],

@@ -301,3 +301,81 @@ def test_quantisation_moves_the_matrix_by_half_a_step_only():
     s = np.abs(W).max(axis=1, keepdims=True) / 127
     layer, _ = only(tensors_of(a__weight=np.round(W / s).astype(np.int8), a__weight_scale=s))
     assert float((layer.matrix() - torch.as_tensor(W)).abs().max()) <= s.max() / 2 * (1 + 1e-5)
+
+
+def lying_bitsandbytes(shape=(4, 8), block=16, table=16, state=None, **parts):
+    told = json.dumps({"shape": shape, "blocksize": block, **parts}) if state is None else state
+    return {
+        "q.weight": torch.zeros(16, 1, dtype=torch.uint8),
+        "q.weight.absmax": torch.ones(2),
+        "q.weight.quant_map": torch.linspace(-1, 1, table),
+        "q.weight.quant_state.bitsandbytes__nf4": torch.tensor(list(told.encode()), dtype=torch.uint8),
+    }
+
+
+def lying_gptq(**parts):
+    good = {
+        "qweight": torch.zeros(8, 64, dtype=torch.int32),
+        "qzeros": torch.zeros(2, 8, dtype=torch.int32),
+        "scales": torch.ones(2, 64),
+        "g_idx": torch.arange(64, dtype=torch.int32) // 32,
+    }
+    return {f"q.{name}": tensor for name, tensor in {**good, **parts}.items()}
+
+
+def lying_nvfp4(**parts):
+    good = {"weight_packed": torch.zeros(8, 16, dtype=torch.uint8), "weight_scale": torch.ones(8, 2)}
+    return {f"q.{name}": tensor for name, tensor in {**good, **parts}.items()}
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        lying_bitsandbytes(shape=(4, 10**12)),
+        lying_bitsandbytes(shape=(-4, -8)),
+        lying_bitsandbytes(block=0),
+        lying_bitsandbytes(block=2**60),
+        lying_bitsandbytes(table=8),
+        lying_bitsandbytes(state="[" * 100_000),
+        lying_bitsandbytes(state='{"shape": [4, 1e999], "blocksize": 16}'),
+        lying_bitsandbytes() | {"q.weight.nested_absmax": torch.ones(1)},
+        lying_gptq(qzeros=torch.zeros(1, 8, dtype=torch.int32)),
+        lying_gptq(scales=torch.ones(2, 0)),
+        lying_gptq(g_idx=torch.full((64,), 2)),
+        lying_gptq(g_idx=torch.full((64,), -1)),
+        lying_gptq(g_idx=torch.zeros(64, 1)),
+        lying_gptq(g_idx=torch.zeros(3)),
+        lying_nvfp4(weight_global_scale=torch.zeros(0)),
+        lying_nvfp4(weight_global_scale=torch.zeros(1)),
+        lying_nvfp4(weight_scale=torch.ones(3, 2)),
+        lying_nvfp4(weight_scale=torch.ones(8, 0)),
+        lying_nvfp4(weight_scale=torch.ones(8, 2, dtype=torch.complex64)),
+        {"q.weight": torch.zeros(8, 8, dtype=torch.int8), "q.weight_scale": torch.ones(0, 1)},
+    ],
+)
+def test_parts_that_do_not_fit_set_the_weight_aside(tensors):
+    source = open_weights(tensors)
+    layers, skipped = layers_of(source)
+    reasons = dict(skipped)
+    assert not layers
+    assert set(reasons) == set(tensors)
+    key = next(iter(tensors))
+    assert "quantised" in reasons[key] or "packed" in reasons[key]
+
+
+@pytest.mark.parametrize("block", [5, "128", [0, 0], [128], [64.0, 64.0]])
+def test_a_configuration_may_tell_nonsense_about_blocks(block):
+    tensors = tensors_of(q__weight=codes(8, 8).astype(np.int8), q__weight_scale=real(2, 4))
+    for told in (block, None):
+        layer, _ = only(tensors, {"quantization_config": {"weight_block_size": told}})
+        spread = tensors["q.weight_scale"].repeat_interleave(4, 0).repeat_interleave(2, 1)
+        assert_reads(layer, tensors["q.weight"] * spread)
+    layer, _ = only(tensors, {"quantization_config": "fp8"})
+    assert layer.shape == (8, 8)
+
+
+@pytest.mark.parametrize("number", ["x", [4], 0, -4, 1.5, True, 2**40])
+def test_numbers_of_heads_that_are_none_are_not_known(number):
+    tensors = {"attn.query_key_value.weight": torch.ones(24, 8)}
+    layer, _ = only(tensors, {"config": {"num_attention_heads": number, "architectures": 3}, "model_type": "gpt_neox"})
+    assert layer.part != "q"
