@@ -156,9 +156,10 @@ def farms_spectrum(
     """
     options = check_options(rho, Q, q, repeats, min_windows, layout, window, grid)
     (W,), _ = enter(W, names=("W",), dtype=dtype, device=device)
-    if W.ndim != 2 or not W.numel():
+    if W is None or W.ndim != 2 or not W.numel():
+        got = "None" if W is None else f"shape {tuple(W.shape)}"
         raise InvalidInputError(
-            f"W must be a matrix, shape (m, n); got shape {tuple(W.shape)}. For all layers of a network use diagnose."
+            f"W must be a matrix, shape (m, n); got {got}. For all layers of a network use diagnose."
         )
     layer = ArrayLayer(W)
     precision = real_dtype(W.dtype)

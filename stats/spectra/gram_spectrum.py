@@ -146,18 +146,19 @@ def spectrum(W, *, method="gram", dtype=None, device=None):
     """
     method = check_option("method", method, ("gram", "svd"))
     (W,), leave = enter(W, names=("W",), dtype=dtype, device=device)
-    if W.ndim != 2 or not W.numel():
+    if W is None or W.ndim != 2 or not W.numel():
+        got = "None" if W is None else f"shape {tuple(W.shape)}"
         raise InvalidInputError(
-            f"W must be a matrix, shape (m, n); got shape {tuple(W.shape)}. For all layers of a network use diagnose."
+            f"W must be a matrix, shape (m, n); got {got}. For all layers of a network use diagnose."
         )
     if method == "svd":
         return leave(torch.linalg.svdvals(W).flip(0).square())
-    layer = ArrayLayer(W)
+    layer = ArrayLayer(W.detach())
     scanned = scan(layer, dtype=real_dtype(W.dtype), device=W.device)
     lam = torch.as_tensor(eigenvalues(scanned.grams[0]), device=W.device)
     half = scanned.shift // 2
     lam = lam * 2.0**half * 2.0**half
-    if not torch.isfinite(lam).all():
+    if not torch.isfinite(lam).all() or (scanned.largest > 0 and lam[-1] == 0):
         raise InvalidInputError(
             f"W must have squares within the range of numbers; its largest entry is {scanned.largest:.3g}. Scale it."
         )
@@ -221,7 +222,7 @@ def _scan(layer, exponent, dtype, device, nbytes, grams):
         for stored in layer.row_blocks(k, nbytes // 2):
             if exponent == 0:
                 _look(stored, out)
-            block = _block(stored, exponent, kind, device)
+            block = divided(stored, exponent, kind, device)
             _sample(block, out)
             _add_norms(block, start, out, columns=not grams or layer.rows < layer.cols)
             if grams:
@@ -234,14 +235,16 @@ def _scan(layer, exponent, dtype, device, nbytes, grams):
     return out
 
 
-def _block(stored, exponent, kind, device):
+def divided(stored, exponent, kind, device):
     """Return a block in the precision of the computation, divided by 2**exponent."""
-    block = stored.detach().to(device=device, dtype=kind).resolve_conj()
+    # Numbers beyond the range of a narrower type come into it by the division.
+    wide = stored.dtype if exponent and stored.dtype in (torch.float64, torch.complex128) else kind
+    block = stored.detach().to(device=device, dtype=wide).resolve_conj()
     if exponent:
         # In two steps, since 2.0**exponent alone may leave the range of numbers.
         half = exponent // 2
         block = block * 2.0**-half * 2.0 ** (half - exponent)
-    return block
+    return block.to(kind)
 
 
 def _look(block, out):
@@ -297,7 +300,7 @@ def _add(total, block, start, layer, k, exponent, nbytes):
     for stored in layer.row_blocks(k, nbytes // 2):
         if row >= start:
             break
-        other = _block(stored, exponent, block.dtype, block.device)
+        other = divided(stored, exponent, block.dtype, block.device)
         total[start:stop, row : row + len(other)] = block @ other.mH
         row += len(other)
     if stop < layer.rows or not on_cpu:

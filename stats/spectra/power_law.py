@@ -227,7 +227,10 @@ def _first(lam, xmin, what):
 
 
 def _checked(eigenvalues):
-    lam = np.asarray(eigenvalues, dtype=np.float64)
+    lam = np.asarray(eigenvalues.detach().cpu() if hasattr(eigenvalues, "detach") else eigenvalues)
+    if lam.dtype.kind not in "iuf":
+        raise InvalidInputError(f"eigenvalues must be one list of real numbers, shape (N,); got dtype {lam.dtype}.")
+    lam = lam.astype(np.float64)
     if lam.ndim != 1 or not len(lam):
         raise InvalidInputError(f"eigenvalues must be one list of numbers, shape (N,); got shape {lam.shape}.")
     check_finite("eigenvalues", lam)

@@ -213,7 +213,8 @@ def diagnose(
     """
     windows = check_options(rho, Q, q, repeats, min_windows, layout, window, grid)
     plan = _plan(metrics, farms, windows, dtype, device, memory, random_state, on_error)
-    with open_weights(obj) as source:
+    # A default device of torch's, such as "cuda", is for new tensors of the user's, not for those that files hold.
+    with torch.device("cpu"), open_weights(obj) as source:
         if not source.tensors:
             first = "".join(f", such as {name!r} ({reason})" for name, reason in source.skipped[:1])
             raise InvalidInputError(f"obj must hold weights; got none{first}. Pass a module, a state dict or a file.")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sciml.stats.spectra.gram_spectrum import _complex
+from sciml.stats.spectra.gram_spectrum import _complex, divided
 
 LAYOUTS = ("partition", "contiguous", "grid")
 MIN_HEIGHT = 16
@@ -147,11 +147,9 @@ def _slice_eigenvalues(layer, k, downs, acrosses, exponent, dtype, device):
     out = []
     for down in downs:
         # The order within a window does not matter; rows are read fastest in order.
-        block = layer.take(np.sort(down), k).detach()[:, torch.as_tensor(across)].to(device=device, dtype=kind)
-        if exponent:
-            half = exponent // 2
-            block = block * 2.0**-half * 2.0 ** (half - exponent)
-        windows = block.resolve_conj().unflatten(1, (len(acrosses), -1)).transpose(0, 1)
+        stored = layer.take(np.sort(down), k)[:, torch.as_tensor(across)]
+        block = divided(stored, exponent, kind, device)
+        windows = block.unflatten(1, (len(acrosses), -1)).transpose(0, 1)
         out.append(batch_eigenvalues(windows))
     return np.stack(out)
 

@@ -110,9 +110,18 @@ def test_core_of_a_thin_product(rng):
         (np.ones((0, 3)), {}, r"got shape \(0, 3\)"),
         (np.array([[1.0, math.nan]]), {}, "W must be finite"),
         (np.full((2, 2), 1e300), {}, r"its largest entry is 1e\+300"),
+        (np.full((2, 2), 1e-300), {}, r"its largest entry is 1e-300"),
+        (None, {}, "W must be a matrix, .* got None"),
         (np.ones((2, 2)), {"method": "eig"}, "method must be one of"),
     ],
 )
 def test_bad_input(W, options, text):
     with pytest.raises(InvalidInputError, match=text):
         spectrum(W, **options)
+
+
+def test_a_matrix_that_learns_is_read_without_its_gradient(rng):
+    W = torch.tensor(rng.standard_normal((6, 4)), requires_grad=True)
+    lam = spectrum(W)
+    assert not lam.requires_grad
+    assert_allclose(lam, squared_singular_values(W.detach().numpy()), rtol=1e-12)

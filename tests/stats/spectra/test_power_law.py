@@ -126,6 +126,9 @@ def test_a_range_of_thresholds(rng):
         (lambda: hill(np.ones((2, 2))), r"shape \(N,\); got shape \(2, 2\)"),
         (lambda: hill([1.0, 2.0], q=1.0), "q must be a number at least 0 and below 1; got 1.0"),
         (lambda: fit_powerlaw([]), r"got shape \(0,\)"),
+        (lambda: fit_powerlaw("abc"), "one list of real numbers, .* got dtype <U3"),
+        (lambda: fit_powerlaw(None), "got dtype object"),
+        (lambda: hill(np.ones(3) + 1j), "got dtype complex128"),
         (lambda: fit_powerlaw([1.0, 2.0], xmin=5.0), "xmin must leave two eigenvalues; got xmin=5"),
     ],
 )

@@ -113,6 +113,22 @@ def test_units_do_not_matter(rng, k):
         assert_array_equal(getattr(scaled, name), getattr(one, name))
 
 
+@pytest.mark.parametrize("k", [-1000, -200, 200, 1000])
+def test_float32_takes_weights_beyond_its_range(rng, k):
+    W = rng.standard_normal((30, 45)).astype(np.float32).astype(float)
+    one, scaled = (sciml.diagnose(X, dtype="float32") for X in (W, np.ldexp(W, k)))
+    for name in ("alpha", "alpha_farms", "alpha_se", "z_null", "alpha_ks", "stable_rank", "num_spikes"):
+        assert_allclose(getattr(scaled, name), getattr(one, name), rtol=1e-5)
+
+
+def test_a_default_device_is_not_where_files_are_read(tmp_path, rng):
+    np.savez(tmp_path / "w.npz", a=rng.standard_normal((30, 45)))
+    one = sciml.diagnose(tmp_path / "w.npz")
+    with torch.device("meta"):
+        other = sciml.diagnose(tmp_path / "w.npz")
+    assert_array_equal(other.alpha_farms, one.alpha_farms)
+
+
 def test_arrays_of_all_kinds_are_one(rng):
     W = rng.standard_normal((30, 45))
     one = sciml.diagnose({"a": W})
