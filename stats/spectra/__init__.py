@@ -16,6 +16,7 @@ _LATER = {
     "LayerwiseLR": "scheduler",
     "MPFit": "marchenko_pastur",
     "PowerLawFit": "power_law",
+    "PruningTable": "pruning_baselines",
     "SparsityPlan": "sparsity",
     "SpectraComparison": "comparison",
     "SpectraResult": "result",
