@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sciml.exceptions import InvalidInputError
-from sciml.validation import check_finite, check_number
+from sciml.validation import check_finite, check_number, check_option
 
 __all__ = ["PowerLawFit", "fit_powerlaw", "hill"]
 
@@ -126,8 +126,11 @@ def fit_powerlaw(eigenvalues, *, xmin=None, xmin_range=None):
     ----------
     eigenvalues : array_like, shape (N,)
         Eigenvalues, not negative; zeros are left out.
-    xmin : float or None
-        A threshold to use in place of the search: the tail is all that is not smaller. None searches.
+    xmin : float, "peak", "peak-published" or None
+        A threshold to use in place of the search: the tail is all that is not smaller. "peak" searches near the peak p
+        of the histogram of log10(lambda), from 0.95 p to 1.5 p, which keeps the threshold out of a few large
+        eigenvalues; "peak-published" has the lower bound that is in use for pruning of language models, log10(0.95 p),
+        although its unit is not that of an eigenvalue. None, the default, searches everywhere.
     xmin_range : (float, float) or None
         Thresholds among which to search, both ends included. None means all but the largest eigenvalue.
 
@@ -164,7 +167,13 @@ def fit_powerlaw(eigenvalues, *, xmin=None, xmin_range=None):
     if len(lam) < 2:
         return PowerLawFit(math.nan, math.nan, math.nan, len(lam))
     candidates = np.arange(len(lam) - 1)
-    if xmin is not None:
+    if isinstance(xmin, str):
+        check_option("xmin", xmin, ("peak", "peak-published"))
+        peak = _peak(lam)
+        low = 0.95 * peak if xmin == "peak" else math.log10(0.95 * peak)
+        near = (lam[:-1] > low) & (lam[:-1] <= 1.5 * peak)
+        candidates = candidates[near] if near.any() else candidates
+    elif xmin is not None:
         xmin = check_number("xmin", xmin)
         candidates = candidates[[_first(lam, xmin, f"xmin={xmin:g}")]]
     elif xmin_range is not None:
@@ -215,6 +224,12 @@ def _lower_bounds(x, i, K, beta):
         gap = -np.expm1(-beta * (x[i + step] - x[i])) - step / K
         np.maximum(bound, np.abs(gap), out=bound)
     return bound * (1 - 1e-12)  # rounding of the bound must not hide the winner
+
+
+def _peak(lam):
+    """Return the left edge of the fullest of 100 bins of the logarithms."""
+    counts, edges = np.histogram(np.log10(lam), bins=100)
+    return 10 ** edges[counts.argmax()]
 
 
 def _first(lam, xmin, what):

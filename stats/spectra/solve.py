@@ -132,11 +132,12 @@ def diagnose(
         A module; a state dict, possibly of dicts; a single matrix; a .safetensors, .pt, .pth, .bin, .ckpt or .npz file,
         an index of shards, or a folder. Files are read by rows, one layer at a time; nothing is unpickled.
     metrics : "default", "all" or sequence of str
-        Names of variables to compute; what is not asked for is NaN. "default" is all variables of the result;
-        "all" adds "alpha_hill_5", "alpha_hill_10", "alpha_hill_20" (Hill exponents of the upper 5, 10, 20 percent),
-        "alpha_moment" (moment estimator), "tail_vs_mp" (log-likelihood ratio of the tail against noise), "p_tail" (p
-        value of the power law by 200 bootstrap draws) and "rand_distance" (from the spectrum of the shuffled layer;
-        these two take as long as all else). Exponents of a tail are wild where there is no tail.
+        Names of variables to compute; those that nothing asked for are NaN, or come along where they cost nothing.
+        "default" is all variables of the result; "all" adds "alpha_hill_5", "alpha_hill_10", "alpha_hill_20" (Hill
+        exponents of the upper 5, 10, 20 percent), "alpha_moment" (moment estimator), "tail_vs_mp" (log-likelihood ratio
+        of the tail against noise), "p_tail" (p value of the power law by 200 bootstrap draws) and "rand_distance" (from
+        the spectrum of the shuffled layer; these two take as long as all else). Exponents of a tail are wild where
+        there is no tail.
     farms : bool
         Whether to cut windows; True by default.
     rho, q, Q, repeats, min_windows, layout, window, grid

@@ -110,6 +110,21 @@ def test_a_given_threshold(rng):
     assert fit.n_tail == 100
 
 
+def test_thresholds_near_the_peak(rng):
+    # A bulk about 10 and a cluster of large eigenvalues, which a free search takes for the tail.
+    lam = np.sort(np.concatenate([10 * rng.lognormal(0, 0.3, 400), 1000 * (rng.pareto(3.0, 60) + 1)]))
+    counts, edges = np.histogram(np.log10(lam), bins=100)
+    peak = 10 ** edges[counts.argmax()]
+    near, published = fit_powerlaw(lam, xmin="peak"), fit_powerlaw(lam, xmin="peak-published")
+    assert fit_powerlaw(lam).xmin > 500
+    assert 0.95 * peak < near.xmin <= 1.5 * peak
+    assert math.log10(0.95 * peak) < published.xmin <= 1.5 * peak
+    assert near == fit_powerlaw(lam, xmin_range=(0.95 * peak, 1.5 * peak))
+    assert published == fit_powerlaw(lam, xmin_range=(math.log10(0.95 * peak), 1.5 * peak))
+    with pytest.raises(InvalidInputError, match="xmin must be one of 'peak', 'peak-published'; got 'top'"):
+        fit_powerlaw(lam, xmin="top")
+
+
 def test_a_range_of_thresholds(rng):
     lam = np.sort(rng.pareto(1.5, 200) + 1)
     fit = fit_powerlaw(lam, xmin_range=(lam[120], lam[150]))
