@@ -136,8 +136,8 @@ def plot_esd(result, layer, *, ax=None):
     lam = lam[np.isfinite(lam) & (lam > 1e-14 * np.nanmax(lam, initial=0.0))]
     if len(lam) < 2:
         raise InvalidInputError(
-            f"layer must have a spectrum of two positive eigenvalues that was kept; {layer!r} has not (status "
-            f"{result.layer_status[at]!r}). Diagnose it alone, by include=, with all metrics."
+            f"layer must have a spectrum of two positive eigenvalues that was kept; {str(layer)!r} has not (status "
+            f"{str(result.layer_status[at])!r}). Diagnose it alone, by include=, with all metrics."
         )
     ax = _axes(ax, height=4.0)
     edges = np.geomspace(lam[0], lam[-1] * (1 + 1e-9), min(60, max(10, len(lam) // 8)))
@@ -208,5 +208,7 @@ def _axes(ax, height):
 
 
 def _short(name):
-    name = str(name)
-    return name if len(name) <= _LONGEST_NAME else "..." + name[3 - _LONGEST_NAME :]
+    # Names come from files: dollars would begin a formula.
+    name = "".join(letter if letter.isprintable() else "?" for letter in str(name))
+    name = name if len(name) <= _LONGEST_NAME else "..." + name[3 - _LONGEST_NAME :]
+    return name.replace("$", r"\$")

@@ -141,7 +141,8 @@ def diagnose(
     farms : bool
         Whether to cut windows; True by default.
     rho, q, Q, repeats, min_windows, layout, window, grid
-        The windows, as in :func:`farms_spectrum`; `q` is that of `alpha`, too.
+        The windows, as in :func:`farms_spectrum`; `q` is that of `alpha`, too. With layout="grid" the kernels of a
+        convolution are treated as published: square blocks, pooled over positions, and the mean of their exponents.
     conv : {"slice", "flatten"}
         A kernel as one matrix for each of its positions, pooled (the default), or as one of outputs x (inputs
         positions).
@@ -262,6 +263,8 @@ def _plan(metrics, farms, windows, dtype, device, memory, random_state, on_error
         check_option("metrics", metrics, ("default", "all"))
         wanted = known if metrics == "all" else (*SPECTRAL, *FARMS_METRICS)
     else:
+        if not isinstance(metrics, (list, tuple, set, frozenset)):
+            raise InvalidInputError(f'metrics must be "default", "all" or a list of names; got {metrics!r}.')
         wanted = tuple(check_option("metrics", name, known) for name in metrics)
         if not wanted:
             raise InvalidInputError('metrics must name at least one variable; got none. "default" computes all.')

@@ -58,3 +58,12 @@ def test_what_cannot_be_drawn(found):
         sciml.diagnose({"a": np.eye(30)}, farms=False).plot()
     with pytest.raises(InvalidInputError, match="kind must be one of 'layers', 'esd'"):
         found.plot(kind="bars")
+
+
+def test_names_are_no_formulas_and_steer_nothing():
+    W = np.random.default_rng(0).standard_normal((40, 40))
+    found = sciml.diagnose({"a$x_$b": W, "c\x1b[2J\n": -W})
+    axes = [found.plot(), found.plot_esd("a$x_$b"), found.compare(found).plot()]
+    for ax in axes:
+        ax.figure.draw_without_rendering()
+    assert [text.get_text() for text in axes[0].get_yticklabels()] == [r"a\$x_\$b", "c?[2J?"]

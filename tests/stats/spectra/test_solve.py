@@ -277,6 +277,24 @@ def test_published_grid(rng):
     assert found.layer_status[0] == "ok"
 
 
+@pytest.mark.parametrize("shape", [(50, 20, 3, 2), (20, 50, 3, 2)])
+def test_published_kernels(rng, shape):
+    W = rng.standard_normal(shape)
+    exponents = []
+    for b in range(2):
+        pool = []
+        for i in range(3):
+            for j in range(2):
+                slice_ = W[:, :, i, j] if shape[0] > shape[1] else W[:, :, i, j].T
+                pool.append(np.linalg.svd(slice_[20 * b : 20 * b + 20], compute_uv=False) ** 2)
+        exponents.append(hill(np.concatenate(pool)))
+    found = sciml.diagnose({"conv.weight": W}, layout="grid")
+    assert found.alpha_farms[0] == pytest.approx(np.mean(exponents), rel=1e-10)
+    assert (found.n_windows[0], found.window[0]) == (12, 20)
+    with pytest.raises(InvalidInputError, match='Q must be 1 for convolutions with layout="grid".*got 2'):
+        sciml.diagnose({"conv.weight": W}, layout="grid", Q=2.0)
+
+
 def test_a_callback_stops(rng):
     weights = {name: rng.standard_normal((20, 20)) for name in "abcd"}
     seen = []
@@ -324,6 +342,7 @@ def test_files_are_diagnosed_as_what_they_hold(tmp_path, model):
         (np.eye(20), {"q": 0}, InvalidInputError, "q must be a number above 0 and below 1; got 0"),
         (np.eye(20), {"metrics": "alpha"}, InvalidInputError, "metrics must be one of 'default', 'all'; got 'alpha'"),
         (np.eye(20), {"metrics": ["alfa"]}, InvalidInputError, "Did you mean 'alpha'"),
+        (np.eye(20), {"metrics": 3}, InvalidInputError, 'metrics must be "default", "all" or a list of names; got 3'),
         (np.eye(20), {"metrics": []}, InvalidInputError, "metrics must name at least one variable"),
         (np.eye(20), {"on_error": "warn"}, InvalidInputError, "on_error must be one of 'raise', 'flag'"),
         (np.eye(20), {"dtype": "float16"}, InvalidInputError, "dtype must be one of"),
