@@ -27,6 +27,7 @@ from sciml.linalg.arrays import enter
 from sciml.random import generator
 from sciml.stats.spectra.gram_spectrum import DEAD, ArrayLayer, real_dtype, scan, times_power_of_two
 from sciml.stats.spectra.jackknife import pooled_hill, student_quantile, variance
+from sciml.stats.spectra.published_kernels import block_eigenvalues, mean_exponent
 from sciml.stats.spectra.windows import LAYOUTS, plan_windows, window_eigenvalues
 from sciml.validation import check_number, check_option
 
@@ -188,6 +189,8 @@ def farms_of(layer, scanned, options, *, rng, dtype, device="cpu"):
     dead = {"n_dead_rows": layer.rows - len(rows), "n_dead_cols": layer.cols - len(cols)}
     options = dict(options)
     q = options.pop("q")
+    if options["layout"] == "grid" and layer.n_slices > 1:
+        return _published_kernel(layer, scanned, options["Q"], q, dtype, device)
     if options["layout"] == "grid":
         rows, cols = np.arange(layer.rows), np.arange(layer.cols)
     plan = plan_windows(len(rows), len(cols), n_slices=layer.n_slices, **options) if len(rows) and len(cols) else None
@@ -215,6 +218,20 @@ def farms_of(layer, scanned, options, *, rng, dtype, device="cpu"):
         influence=influence,
         design=values.shape[:3],
         **dead,
+    )
+
+
+def _published_kernel(layer, scanned, Q, q, dtype, device):
+    values = block_eigenvalues(layer, Q, exponent=scanned.shift // 2, dtype=dtype, device=device)
+    size = min(layer.rows, layer.cols)
+    return FarmsSpectrum(
+        alpha=mean_exponent(values, q),
+        se=math.nan,
+        height=size,
+        width=size,
+        n_windows=len(values) * layer.n_slices,
+        fraction=1.0,
+        eigenvalues=times_power_of_two(np.sort(values, axis=None), scanned.shift),
     )
 
 
