@@ -5,7 +5,8 @@ r"""Exponents of layers from whatever holds them: a result, its Dataset, a dict 
 Notation  alpha (n,) exponents of n layers; se (n,) standard errors; d (n,) numbers of weights; t a tensor, of which
           layers may be parts, such as the query, key and value of a fused projection.
 Cost      that of reading a table.
-Pitfalls  embeddings and heads have spectra of their own kind: they are marked, and what allocates leaves them out.
+Pitfalls  embeddings and heads have spectra of their own kind, and adapters have no exponent: they are marked, and what
+          allocates leaves them out.
 References  Y. Hu and others, Eigenspectrum analysis of neural networks without aspect ratio bias, 2025,
           arXiv 2506.06280.
 """
@@ -13,7 +14,7 @@ References  Y. Hu and others, Eigenspectrum analysis of neural networks without 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from sciml.stats.spectra.weight_views import prunable_weights
 __all__ = ["ExponentTable", "by_tensor", "model_exponents", "read_exponents"]
 
 _PART = re.compile(r"\[[^\[\]]*\]$")
+_SUM = "[base+adapter"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class ExponentTable:
     tensors : list of str
         The tensor that each layer belongs to.
     tuned : ndarray of bool, shape (n,)
-        False for embeddings and heads, which allocations leave out.
+        False for embeddings, heads and adapters, which allocations leave out.
     comparable : ndarray of bool, shape (n,)
         False where the window was another than for the other layers.
 
@@ -130,7 +132,7 @@ def _from_dataset(data, metric, se, sizes, name):
         sizes = data["numel"].values
     tensors = [str(key) for key in data["tensor"].values] if "tensor" in data else [_PART.sub("", k) for k in names]
     kinds = [str(kind) for kind in data["kind"].values] if "kind" in data else [""] * n
-    tuned = np.array([kind not in ("embedding", "head") for kind in kinds], dtype=bool)
+    tuned = np.array([kind not in ("embedding", "head", "adapter") for kind in kinds], dtype=bool)
     comparable = np.asarray(data["comparable"].values, dtype=bool) if "comparable" in data else np.ones(n, dtype=bool)
     return ExponentTable(
         names, alpha, _like("se", se, names, n), _like("sizes", sizes, names, n), tensors, tuned, comparable
@@ -149,7 +151,7 @@ def by_tensor(table):
     -------
     ExponentTable
         Of tensors, in the order of their first parts; sizes are sums. Parts without an exponent do not count, and a
-        tensor is tuned if one of its parts is.
+        tensor is tuned if one of its parts is. A base with its adapter is no further part of the base.
 
     Examples
     --------
@@ -158,6 +160,7 @@ def by_tensor(table):
     >>> table.names, table.alpha.tolist(), table.sizes.tolist()
     (['w'], [2.5], [400.0])
     """
+    table = _without_sums(table)
     keys = list(dict.fromkeys(table.tensors))
     where = {key: i for i, key in enumerate(keys)}
     owner = np.array([where[key] for key in table.tensors])
@@ -166,18 +169,32 @@ def by_tensor(table):
     # An infinite exponent in one part makes that of the tensor infinite: it is not averaged away.
     known = ~np.isnan(table.alpha)
     weight = np.bincount(owner, d * known, n)
-    safe = np.where(weight > 0, weight, 1.0)
-    alpha = np.where(weight > 0, _sums(owner, np.where(known, d * table.alpha, 0.0), n) / safe, np.nan)
+    share = d * known / np.where(weight > 0, weight, 1.0)[owner]  # exactly 1 for a tensor of one part
+    alpha = np.where(weight > 0, _sums(owner, np.where(known, share * table.alpha, 0.0), n), np.nan)
     se = None
     if table.se is not None:
         # Parts share neither rows nor windows: their errors are independent.
-        squares = np.where(known, (d * table.se) ** 2, 0.0)
-        se = np.where(weight > 0, np.sqrt(_sums(owner, squares, n)) / safe, np.nan)
+        squares = np.where(known, (share * table.se) ** 2, 0.0)
+        se = np.where(weight > 0, np.sqrt(_sums(owner, squares, n)), np.nan)
     sizes = None if table.sizes is None else np.bincount(owner, table.sizes, n)
     tuned = np.bincount(owner, table.tuned, n) > 0
     comparable = np.bincount(owner, ~table.comparable, n) == 0
     names = None if table.names is None else keys
     return ExponentTable(names, alpha, se, sizes, keys, tuned, comparable)
+
+
+def _without_sums(table):
+    """Leave out the rows of bases with their adapters: their weights are those of the bases, counted already."""
+    alone = [k for k, name in enumerate(table.names or ()) if _SUM not in name]
+    if table.names is None or len(alone) in (0, len(table.names)):
+        return table
+
+    def chosen(values):
+        if values is None:
+            return None
+        return values[alone] if isinstance(values, np.ndarray) else [values[k] for k in alone]
+
+    return ExponentTable(**{field.name: chosen(getattr(table, field.name)) for field in fields(table)})
 
 
 def model_exponents(model, names, metric="alpha_farms"):
@@ -254,7 +271,7 @@ def _like(name, values, names, n):
     array = _numbers(name, values)
     if len(array) != n:
         raise InvalidInputError(f"{name} must be one number for each of the {n} layers; got {len(array)}.")
-    bad = np.flatnonzero(array <= 0 if name == "sizes" else array < 0)
+    bad = np.flatnonzero(~(array > 0) if name == "sizes" else array < 0)
     if len(bad):
         raise InvalidInputError(
             f"{name} must be {'above' if name == 'sizes' else 'at least'} 0; got {array[bad[0]]} for layer "

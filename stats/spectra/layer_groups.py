@@ -119,6 +119,8 @@ def excluded_layers(model, exclude):
     >>> sorted(excluded_layers(model, ["first", "last"]))
     ['0.weight', '2.weight']
     """
+    if not isinstance(exclude, (str, list, tuple, set, frozenset)):
+        raise InvalidInputError(f"exclude must be a list of 'first', 'last' and names of layers; got {exclude!r}.")
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     weights = prunable_weights(model)
     names = [weight.name for weight in weights if not weight.embedding]

@@ -118,6 +118,11 @@ def apply_masks(model, masks):
     weights = resolve_names(prunable_weights(model), list(masks), "masks")
     with torch.no_grad():
         for weight, mask in zip(weights, masks.values(), strict=True):
+            if getattr(mask, "dtype", None) != torch.bool:
+                raise InvalidInputError(
+                    f"masks must be tensors of torch.bool; that of {weight.name} is "
+                    f"{getattr(mask, 'dtype', type(mask).__name__)}. Pass those of prune."
+                )
             if mask.shape != weight.parameter.shape:
                 raise InvalidInputError(
                     f"masks must have the shapes of the weights; {weight.name} has {tuple(weight.parameter.shape)}, "

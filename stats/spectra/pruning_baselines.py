@@ -170,6 +170,8 @@ def compare_pruning(
     True
     """
     check_option("criterion", criterion, ("magnitude", "row", "wanda"))
+    if not callable(evaluate):
+        raise InvalidInputError(f"evaluate must be a callable that returns a score; got {evaluate!r}.")
     if criterion == "wanda" and calibration is None:
         raise InvalidInputError("calibration must be given for criterion 'wanda'; got None. Pass inputs of the model.")
     weights = [weight for weight in prunable_weights(model) if not weight.embedding]

@@ -204,6 +204,9 @@ def assign_sparsity(
     array([0.3, 0.6, 0.9])
     """
     check_option("unit", unit, ("block", "layer"))
+    for name, value, kind in (("validate", validate, "callable"), ("blocks", blocks, "dict of str to str or callable")):
+        if not (value is None or callable(value) or (name == "blocks" and isinstance(value, Mapping))):
+            raise InvalidInputError(f"{name} must be None or a {kind}; got {value!r}.")
     target, r_min, r_max = _checked_range(target, r_min, r_max)
     table = read_exponents(alphas, metric=metric, sizes=sizes)
     counted = table.sizes is not None

@@ -57,7 +57,7 @@ def allocate(alpha, d, target, eps, r_min=0.0, r_max=0.99):
     # Exponents that differ by rounding only share a ratio.
     if len(a) < 2 or np.ptp(a) <= 1e-12 * np.abs(a).max() or eps == 0:
         return ratios
-    w = (1.0 - eps) + 2.0 * eps * (a - a.min()) / np.ptp(a)
+    w = (1.0 - eps) + 2.0 * eps * ((a - a.min()) / np.ptp(a))
     w = np.where(w > 1e-12 * w.max(), w, 0.0)
     ratios[finite] = _filled(w, size / size.sum(), float(target), r_min, r_max)
     return ratios
@@ -108,9 +108,13 @@ def exact_counts(ratios, d, r_max=1.0):
     total = round(math.fsum(wanted))
     # A product such as 0.29 * 100 misses the whole number by rounding.
     near = np.rint(wanted)
-    wanted = np.where(np.abs(wanted - near) <= 1e-9 * np.maximum(near, 1.0), near, wanted)
+    wanted = np.where(np.abs(wanted - near) <= np.clip(1e-9 * near, 1e-9, 1e-3), near, wanted)
     counts = np.floor(wanted)
     missing = int(total - counts.sum())
+    if missing < 0:
+        # Many products were brought to the whole number above: the largest give that back.
+        counts[np.argsort(-counts, kind="stable")[:-missing]] -= 1
+        return counts.astype(np.int64)
     full = np.minimum(np.floor(r_max * d + 1e-9), d)
     # Largest remainder first; those that a further zero would fill beyond r_max last; ties by index.
     order = np.lexsort((np.arange(len(d)), counts - wanted, counts + 1 > full))

@@ -326,3 +326,11 @@ def test_what_cannot_be_pruned_is_refused_by_name():
         prune(nn.LazyLinear(3), 0.5)
     with pytest.raises(InvalidInputError, match="without projections"):
         prune(nn.LSTM(4, 5, proj_size=2), 0.5, criterion="wanda", calibration=torch.zeros(2, 1, 4))
+
+
+def test_masks_of_numbers_and_scores_that_are_none_are_named():
+    layer = torch.nn.Linear(20, 20)
+    with pytest.raises(InvalidInputError, match="masks must be tensors of torch.bool; that of weight is torch.f"):
+        apply_masks(layer, {"weight": torch.ones(20, 20)})
+    with pytest.raises(InvalidInputError, match="evaluate must be a callable that returns a score; got 3"):
+        compare_pruning(layer, 3, 0.5)

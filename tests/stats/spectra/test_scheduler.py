@@ -344,6 +344,7 @@ def test_groups_hold_every_parameter_once():
         ({"max_fraction": 0.0}, "max_fraction must be a number above 0"),
         ({"rule": "liner"}, "Did you mean 'linear'"),
         ({"s": (2.0, 1.0)}, r"s\[1\] must be a number at least 2"),
+        ({"exclude": 3}, "exclude must be a list of 'first', 'last' and names of layers; got 3"),
         ({"exclude": ["5.weight"]}, "exclude must hold 'first', 'last' or names of layers; got '5.weight'"),
         ({"optimizer": None}, "optimizer must be a torch.optim.Optimizer; got NoneType"),
         ({"base_scheduler": 3}, "base_scheduler must be a torch scheduler or None; got int"),

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
 
+import sciml
 from sciml.exceptions import FallbackWarning, InvalidInputError
 from sciml.stats.spectra.sparsity import Ratios, assign_sparsity, block_of
 from sciml.stats.spectra.water_filling import allocate, exact_counts
@@ -91,6 +92,30 @@ def test_raw_ratios_below_zero_are_filled_last():
     assert_allclose(allocate(np.array([2.0, 3.0, 4.0]), np.ones(3), 0.9, 3.0), [0.72, 0.99, 0.99], rtol=1e-12)
 
 
+def test_extreme_exponents_and_spreads_do_not_overflow():
+    r = np.asarray(assign_sparsity([1e-300, 1.0, 1.7e308], 0.5, eps=1e6, unit="layer"))
+    big = assign_sparsity({"a": 1e300, "b": 2e300}, 0.5, sizes={"a": 10**12, "b": 10**12}, unit="layer")
+    assert list(big.values()) == pytest.approx([0.4, 0.6], rel=1e-12)
+    assert_allclose(r, [0.255, 0.255, 0.99], rtol=1e-12)  # the first two differ by nothing beside the third
+    assert abs(r.mean() - 0.5) <= 1e-12
+
+
+def test_adapters_are_not_pruned_and_a_base_counts_once():
+    rng = np.random.default_rng(0)
+    tensors = {
+        "a.base_layer.weight": rng.standard_normal((32, 32)),
+        "a.lora_A.default.weight": rng.standard_normal((2, 32)),
+        "a.lora_B.default.weight": rng.standard_normal((32, 2)),
+        "b.weight": rng.standard_normal((32, 64)),
+    }
+    found = sciml.diagnose(tensors)
+    assert "a.base_layer.weight[base+adapter]" in found.layer
+    plain = sciml.diagnose({key: W for key, W in tensors.items() if "lora" not in key})
+    plan = assign_sparsity(found, 0.5, unit="layer")
+    assert plan.counts == assign_sparsity(plain, 0.5, unit="layer").counts
+    assert sum(plan.counts.values()) == (32 * 32 + 32 * 64) // 2
+
+
 def test_layers_of_a_block_share_their_mean():
     alphas = {
         f"model.layers.{i}.{part}": a for i, (p, q) in enumerate([(2, 4), (5, 5)]) for part, a in [("q", p), ("up", q)]
@@ -160,6 +185,21 @@ def test_counts_by_largest_remainder():
     assert exact_counts([0.0, 1.0], [7, 9]).tolist() == [0, 9]
 
 
+def test_counts_of_large_tensors_are_whole_and_exact():
+    # Each product ends in about one half: none of them is a whole number that rounding missed.
+    d = np.array([10_000_000_001, 10_000_000_003, 10_000_000_005])
+    assert exact_counts([0.5, 0.5, 0.5], d).tolist() == [5_000_000_001, 5_000_000_001, 5_000_000_002]
+    rng = np.random.default_rng(0)
+    d = rng.integers(10**9, 10**11, 40)
+    ratios = rng.uniform(0.1, 0.9, 40)
+    counts = exact_counts(ratios, d)
+    assert counts.sum() == round(math.fsum(ratios * d))
+    assert_allclose(counts, ratios * d, rtol=0, atol=1)
+    # 2000 products a little below whole numbers, which are brought there, make one too many in sum.
+    assert exact_counts(np.full(2000, 1 - 6e-10), np.ones(2000)).sum() == 2000
+    assert exact_counts(np.full(2000, 0.5 - 4e-10), np.full(2000, 2_000_000)).sum() == 1_999_999_998
+
+
 def test_validation_returns_the_best_and_always_the_baselines():
     seen = []
 
@@ -197,6 +237,9 @@ def test_a_baseline_that_wins_is_returned():
         ({"eps": [0.1, 0.2]}, "eps must be one number where validate is None; got 2"),
         ({"eps": np.nan}, "eps must be a number; got nan"),
         ({"sizes": [1, 0]}, "sizes must be above 0; got 0.0 for layer 1"),
+        ({"sizes": [1, np.nan]}, "sizes must be above 0; got nan for layer 1"),
+        ({"blocks": 3}, "blocks must be None or a dict of str to str or callable; got 3"),
+        ({"validate": 3}, "validate must be None or a callable; got 3"),
         ({"sizes": {"a": 1}}, "sizes must have the layers as keys; the layers have no names"),
     ],
 )
