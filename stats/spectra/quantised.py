@@ -171,13 +171,10 @@ def find_quantised(tensors, metadata):
     Examples
     --------
     >>> import torch
-    >>> from types import SimpleNamespace
     >>> from sciml.stats.spectra.quantised import find_quantised
-    >>> tensors = {
-    ...     "q.weight": SimpleNamespace(shape=(4, 8), dtype=torch.int8),
-    ...     "q.weight_scale": SimpleNamespace(shape=(4, 1), dtype=torch.float32),
-    ... }
-    >>> restored, reasons = find_quantised(tensors, {})
+    >>> from sciml.stats.spectra.sources import open_weights
+    >>> weights = {"q.weight": torch.ones(4, 8, dtype=torch.int8), "q.weight_scale": torch.ones(4, 1)}
+    >>> restored, reasons = find_quantised(open_weights(weights).tensors, {})
     >>> restored["q.weight"].shape, reasons
     ((4, 8), {'q.weight_scale': 'scale of q.weight'})
     """
