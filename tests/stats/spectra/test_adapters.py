@@ -192,13 +192,13 @@ def test_each_adapter_of_a_module_has_its_own_configuration():
     model.inner.base_layer = torch.nn.Linear(24, 20, dtype=torch.float64)
     model.inner.peft_config = {
         "default": config(r=4, lora_alpha=12),
-        "two": config(r=4, lora_alpha=1, use_rslora=True, alpha_pattern={"inn.r": 6}),
+        "two": config(r=4, lora_alpha=1, use_rslora=True, alpha_pattern={"inn.r": 10}),
     }
     source = open_weights(model)
     assert (source.metadata["r"], source.metadata["lora_alpha"]) == (4, 12)
     layers = {layer.name: layer for layer in layers_of(source)[0]}
     assert layers["inner[adapter]"].factors()[2] == 12 / 4
-    assert layers["inner[adapter two]"].factors()[2] == 6 / 2
+    assert layers["inner[adapter two]"].factors()[2] == 10 / 2
     assert layers["inner[adapter]"].part == "adapter"
     total = layers["inner.base_layer.weight[base+adapter]"].matrix()
     expected = model.inner.base_layer.weight.detach() + 3 * B @ A
