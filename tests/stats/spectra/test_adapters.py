@@ -131,9 +131,10 @@ def test_the_base_is_shown_alone_and_with_its_adapters(suffix):
 
 def test_a_base_stored_as_its_transpose_turns_the_adapter():
     W = numbers(24, 20, random_state=5)
-    layers, _ = found({"q.weight": W, "q.lora_A.weight": A, "q.lora_B.weight": B}, {"lora_alpha": 4})
-    total = layers["q.weight[base+adapter]"].matrix()
-    torch.testing.assert_close(total, W + (B @ A).T, rtol=1e-12, atol=1e-12)
+    for alpha in (4, 12):
+        layers, _ = found({"q.weight": W, "q.lora_A.weight": A, "q.lora_B.weight": B}, {"lora_alpha": alpha})
+        total = layers["q.weight[base+adapter]"].matrix()
+        torch.testing.assert_close(total, W + alpha / 4 * (B @ A).T, rtol=1e-12, atol=1e-12)
 
 
 def test_a_square_base_is_turned_where_the_configuration_says_so():

@@ -227,6 +227,14 @@ def test_excluded_layers_keep_the_global_rate(known):
         assert list(scheduler.report()["layers"]) == ["2.weight", "4.weight"]
 
 
+def test_the_last_layer_is_not_the_first(known):
+    model = network()
+    scheduler = LayerwiseLR(torch.optim.SGD(model.parameters(), 0.1), model, exclude=["last"], initial=True)
+    assert list(scheduler.report()["layers"]) == ["0.weight", "2.weight"]
+    scheduler = LayerwiseLR(torch.optim.SGD(model.parameters(), 0.1), model, exclude=["last", "first"], initial=True)
+    assert list(scheduler.report()["layers"]) == ["2.weight"]
+
+
 def test_diagnosis_takes_no_more_than_its_share_of_the_time(known, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])

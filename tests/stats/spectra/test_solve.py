@@ -243,6 +243,9 @@ def test_large_layers_are_estimated(rng, monkeypatch):
 def test_memory_decides_what_is_estimated(rng):
     W = rng.standard_normal((200, 300))
     assert sciml.diagnose({"a": W}, memory=200_000, farms=False).layer_status[0] == "estimated"
+    # Two and a half Gram matrices of 200 x 200 must fit.
+    for memory, status in ((790_000, "estimated"), (810_000, "ok")):
+        assert sciml.diagnose({"a": W}, memory=memory, farms=False).layer_status[0] == status
 
 
 def test_float32_keeps_exponents(rng):
@@ -267,6 +270,14 @@ def test_adapters_are_diagnosed_by_their_core(rng):
 def test_comparable_tells_the_share_of_the_window(rng):
     found = sciml.diagnose({"a": rng.standard_normal((64, 64)), "b": rng.standard_normal((80, 64)), "c": np.eye(20)})
     assert list(found.comparable) == [True, True, False]
+
+
+def test_windows_without_their_zeros_are_not_comparable(rng):
+    thin = rng.standard_normal((64, 8)) @ rng.standard_normal((8, 64))
+    found = sciml.diagnose({"a": rng.standard_normal((64, 64)), "thin": thin})
+    assert list(found.comparable) == [True, False]
+    assert list(found.window) == [32, 32]
+    assert list(found.layer_status) == ["ok", "rank_deficient"]
 
 
 def test_published_grid(rng):
