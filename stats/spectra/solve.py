@@ -30,7 +30,7 @@ from sciml._config import resolve
 from sciml._versions import versions
 from sciml.exceptions import InvalidInputError, NonFiniteWeightError
 from sciml.iterate import Step, run
-from sciml.linalg.memory import budget
+from sciml.linalg.memory import budget, trim
 from sciml.random import generator
 from sciml.stats.spectra.farms import alive, check_options, farms_of
 from sciml.stats.spectra.gram_spectrum import eigenvalues, held, low_rank_eigenvalues, scan, times_power_of_two
@@ -49,6 +49,8 @@ __all__ = ["diagnose"]
 _KEPT_BYTES = 64 << 20
 # Shares of the layer's smaller side that differ by less than this are the same.
 _SAME_SHARE = 0.05
+# Numbers of a layer from which its temporary arrays are worth giving back.
+_TRIM_FROM = 1 << 20
 # Larger Gram matrices are not formed: their eigenvalues would take minutes.
 _DENSE_SIDE = 8192
 EXTRA = (
@@ -296,6 +298,8 @@ def _steps(layers, plan):
     for layer in layers:
         rows.append(_row(layer, plan))
         forget()
+        if layer.numel > _TRIM_FROM:
+            trim()
         left -= layer.numel
         yield Step(rows, left / total)
 

@@ -168,3 +168,29 @@ def test_a_full_device_becomes_the_named_error_and_gives_its_memory_back():
     )
     assert tile == 8
     assert value.shape == (8 * (free // 12),)
+
+
+def test_what_was_freed_is_given_back():
+    code = """
+import numpy as np
+from sciml.linalg.memory import trim
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+# Arrays below the size that the allocator maps by itself; the last one keeps the heap from shrinking.
+arrays = [np.ones(8_000) for _ in range(2000)]
+last = arrays[-1]
+before = resident()
+del arrays
+# Another allocator than that of glibc gives back by its own rule.
+assert not trim() or before - resident() > 100e6, (before, resident())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+
+
+def test_without_such_an_allocator_nothing_happens(monkeypatch):
+    monkeypatch.setattr(memory, "_allocator_trim", lambda: None)
+    assert memory.trim() is False
