@@ -281,6 +281,8 @@ def _numpy(value):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a masked array or a matrix of an old kind says so loudly
         array = np.asarray(value)
+    if np.ma.is_masked(value):
+        raise InvalidInputError("a masked array with masked entries: fill them first")
     kind = array.dtype.kind
     if array.dtype.name == "bfloat16":
         dtype = torch.bfloat16

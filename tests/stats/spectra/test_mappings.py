@@ -194,3 +194,11 @@ def test_a_part_may_be_shared():
     part = {"weight": torch.ones(2, 2)}
     source = open_mapping({"encoder": part, "decoder": part})
     assert source.tensors["encoder.weight"].tie == source.tensors["decoder.weight"].tie
+
+
+def test_masked_entries_are_no_weights():
+    masked = np.ma.masked_array(np.ones((4, 3)), mask=np.eye(4, 3, dtype=bool))
+    source = open_mapping({"a": masked, "b": np.ones((4, 3))})
+    assert list(source.tensors) == ["b"]
+    assert source.skipped[0][0] == "a"
+    assert "fill them first" in source.skipped[0][1]
