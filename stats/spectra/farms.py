@@ -190,7 +190,7 @@ def farms_of(layer, scanned, options, *, rng, dtype, device="cpu"):
     options = dict(options)
     q = options.pop("q")
     if options["layout"] == "grid" and layer.n_slices > 1:
-        return _published_kernel(layer, scanned, options["Q"], q, dtype, device)
+        return _published_kernel(layer, scanned, dead, options["Q"], q, dtype, device)
     if options["layout"] == "grid":
         rows, cols = np.arange(layer.rows), np.arange(layer.cols)
     plan = plan_windows(len(rows), len(cols), n_slices=layer.n_slices, **options) if len(rows) and len(cols) else None
@@ -221,7 +221,7 @@ def farms_of(layer, scanned, options, *, rng, dtype, device="cpu"):
     )
 
 
-def _published_kernel(layer, scanned, Q, q, dtype, device):
+def _published_kernel(layer, scanned, dead, Q, q, dtype, device):
     values = block_eigenvalues(layer, Q, exponent=scanned.shift // 2, dtype=dtype, device=device)
     size = min(layer.rows, layer.cols)
     return FarmsSpectrum(
@@ -232,6 +232,7 @@ def _published_kernel(layer, scanned, Q, q, dtype, device):
         n_windows=len(values) * layer.n_slices,
         fraction=1.0,
         eigenvalues=times_power_of_two(np.sort(values, axis=None), scanned.shift),
+        **dead,
     )
 
 

@@ -215,7 +215,7 @@ def low_rank_eigenvalues(B, A, scale):
 
 def _scan(layer, exponent, dtype, device, nbytes, grams):
     out = Scan(row_squares=np.zeros(layer.rows), col_squares=np.zeros(layer.cols))
-    kind = _complex(dtype) if layer.is_complex else dtype
+    kind = complex_of(dtype) if layer.is_complex else dtype
     for k in range(layer.n_slices):
         total = None
         start = 0
@@ -318,5 +318,6 @@ def _rank_k_update(total, block):
     return update(1.0, a, lower=False, **start).T
 
 
-def _complex(dtype):
+def complex_of(dtype):
+    """Return the complex type of a real precision."""
     return torch.complex64 if dtype == torch.float32 else torch.complex128

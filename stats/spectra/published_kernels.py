@@ -20,7 +20,7 @@ import math
 import numpy as np
 
 from sciml.exceptions import InvalidInputError
-from sciml.stats.spectra.gram_spectrum import _complex, divided
+from sciml.stats.spectra.gram_spectrum import complex_of, divided
 from sciml.stats.spectra.jackknife import pooled_hill
 from sciml.stats.spectra.windows import batch_eigenvalues
 
@@ -32,7 +32,7 @@ def block_eigenvalues(layer, Q, *, exponent, dtype, device):
             f'Q must be 1 for convolutions with layout="grid", as published; got {Q:g}. Use another layout.'
         )
     size = min(layer.rows, layer.cols)
-    kind = _complex(dtype) if layer.is_complex else dtype
+    kind = complex_of(dtype) if layer.is_complex else dtype
     values = []
     for k in range(layer.n_slices):
         matrix = divided(layer.matrix(k), exponent, kind, device)

@@ -1,9 +1,9 @@
 r"""Diagnose the layers of a network by the eigenvalues of their weights: the front door.
 
-.. math:: W_l \to \alpha_l \pm 1.96 \sqrt{V_l}, \quad z_l = (\alpha_0 - \alpha_l) / \sigma_0
+.. math:: W_l \to \alpha_l \pm t_{0.975} \sqrt{V_l}, \quad z_l = (\alpha_0 - \alpha_l) / \sigma_0
 
-Notation  W_l the matrices of layer l; alpha_l their FARMS exponent; V_l its variance; alpha_0, sigma_0 mean and
-          standard deviation of the exponent of Gaussian noise in the same windows.
+Notation  W_l the matrices of layer l; alpha_l their FARMS exponent; V_l its variance; t_0.975 Student's quantile;
+          alpha_0, sigma_0 mean and standard deviation of the exponent of Gaussian noise in the same windows.
 Cost      a layer of m x n, m <= n: 2 m^2 n for the Gram matrix, 4/3 m^3 for its eigenvalues, about as much again for
           windows. One layer at a time is in memory: m^2 numbers, and a block of rows.
 Pitfalls  a small exponent is no proof of a good network, nor a large one of a bad one; what a layer is compared with
@@ -194,8 +194,9 @@ def diagnose(
 
     Notes
     -----
-    The interval covers the exponent of the population that the layer is a draw from; 95 percent of layers of noise, of
-    heavy-tailed entries, of correlated rows and of noise with spikes lie in it (90 to 99, by population and shape).
+    The interval is for the exponent of the population that the layer is a draw from; `python -m benchmarks
+    bench_spectra` prints its coverage for five of them. Fluctuations that all windows share, of a few dominant
+    directions in a very long layer, cannot be seen within one layer, and make it too short there.
 
     References
     ----------

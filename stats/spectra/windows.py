@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sciml.stats.spectra.gram_spectrum import _complex, divided
+from sciml.stats.spectra.gram_spectrum import complex_of, divided
 
 LAYOUTS = ("partition", "contiguous", "grid")
 MIN_HEIGHT = 16
@@ -142,7 +142,7 @@ def _grid(index, length, count):
 
 
 def _slice_eigenvalues(layer, k, downs, acrosses, exponent, dtype, device):
-    kind = _complex(dtype) if layer.is_complex else dtype
+    kind = complex_of(dtype) if layer.is_complex else dtype
     across = np.concatenate(acrosses)
     out = []
     for down in downs:
