@@ -159,7 +159,7 @@ def diagnose(
         Shell patterns over keys, such as "*.mlp.*"; None, the default: all, none.
     dtype : {None, "float64", "float32"}
         Precision of the computation; None, the default, is float64, in which exponents equal those of singular values
-        to 1e-9. "float32" takes about half of the time; ranks and entropies are rough then.
+        to 1e-9. "float32" saves a third of the time; ranks and entropies are rough then.
     device : str, torch.device or None
         Where to compute; None, the default, where each tensor is (the CPU for files).
     memory : int, float, str or None
